@@ -1,0 +1,1 @@
+"""VQAFusion: ask a picture a question, get ranked answers and where the model looked."""

@@ -1,0 +1,90 @@
+"""Configuration of VQAFusion: two encoder configurations, the sizes of the fusion, the answers."""
+
+from transformers import AutoConfig, CLIPVisionConfig, DistilBertConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+
+class VqaFusionConfig(PreTrainedConfig):
+    """
+    Configuration of [`VqaFusionForVisualQuestionAnswering`]. The defaults are CLIP ViT-B/32 and DistilBERT.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*):
+            Any vision encoder that `AutoModel.from_config` builds. Default: `CLIPVisionConfig()`.
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            Any text encoder likewise. Default: `DistilBertConfig()`.
+        hidden_size (`int`): width of the fusion layers.
+        num_fusion_layers (`int`): number of fusion layers, each with attention in both directions.
+        num_attention_heads (`int`): heads of each cross-attention; must divide `hidden_size`.
+        intermediate_size (`int`): width inside the feed-forward blocks.
+        dropout (`float`): dropout in the fusion layers and the head.
+        layer_norm_eps (`float`): epsilon of every layer norm written here.
+        image_pool_size (`int`, *optional*):
+            Average the encoder's patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
+        freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training.
+        freeze_text (`bool`): the same for the text encoder.
+        answer_loss (`str`): `"bce"`, soft-target binary cross-entropy, or `"ce"`, cross-entropy against the
+            targets scaled to sum to one.
+        initializer_range (`float`): standard deviation of the fusion's initial weights.
+        num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.
+
+    Raises:
+        ValueError: sizes that do not fit together, or an unknown `answer_loss`.
+    """
+
+    model_type = "vqafusion"
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    has_no_defaults_at_init = True  # `to_diff_dict` must not build a default one: the encoders differ
+
+    def __init__(
+        self,
+        vision_config=None,
+        text_config=None,
+        hidden_size=512,
+        num_fusion_layers=3,
+        num_attention_heads=8,
+        intermediate_size=2048,
+        dropout=0.1,
+        layer_norm_eps=1e-5,
+        image_pool_size=None,
+        freeze_vision=True,
+        freeze_text=False,
+        answer_loss="bce",
+        initializer_range=0.02,
+        **kwargs,
+    ):
+        if hidden_size % num_attention_heads:
+            raise ValueError(f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_attention_heads})")
+        if answer_loss not in ("bce", "ce"):
+            raise ValueError(f"answer_loss must be 'bce' or 'ce', not {answer_loss!r}")
+        if num_fusion_layers < 1:
+            raise ValueError(f"num_fusion_layers must be at least 1, not {num_fusion_layers}")
+        self.vision_config = _encoder_config(vision_config, CLIPVisionConfig)
+        self.text_config = _encoder_config(text_config, DistilBertConfig)
+        self.hidden_size = hidden_size
+        self.num_fusion_layers = num_fusion_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.dropout = dropout
+        self.layer_norm_eps = layer_norm_eps
+        self.image_pool_size = image_pool_size
+        self.freeze_vision = freeze_vision
+        self.freeze_text = freeze_text
+        self.answer_loss = answer_loss
+        self.initializer_range = initializer_range
+        if kwargs.get("id2label") is None:
+            kwargs.setdefault("num_labels", 1000)
+        super().__init__(**kwargs)
+
+
+def _encoder_config(config, default_class):
+    if config is None:
+        return default_class()
+    if isinstance(config, dict):
+        if "model_type" not in config:
+            raise ValueError("a nested encoder configuration needs a 'model_type', e.g. 'clip_vision_model'")
+        return AutoConfig.for_model(**config)
+    return config
+
+
+VqaFusionConfig.register_for_auto_class()

@@ -1,0 +1,390 @@
+"""VQAFusion: a vision and a text encoder, joined by cross-attention in both directions, and an answer head."""
+
+from dataclasses import dataclass
+from math import isqrt
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_vqafusion import VqaFusionConfig
+
+
+@dataclass
+class VqaFusionModelOutput(ModelOutput):
+    """
+    Output of [`VqaFusionModel`].
+
+    Args:
+        pooler_output (`(batch, 2 * hidden)`): question and image, pooled and joined; what the head reads.
+        question_states (`(batch, question, hidden)`): fused states of the question tokens.
+        image_states (`(batch, patches, hidden)`): fused states of the image patches.
+        question_to_image_attentions (tuple, one `(batch, heads, question, patches)` per layer):
+            where each question token looks; rows of padding tokens are 0. With `output_attentions=True`.
+        image_to_question_attentions (tuple, one `(batch, heads, patches, question)` per layer):
+            which words each patch looks at; columns of padding tokens are 0. With `output_attentions=True`.
+    """
+
+    pooler_output: torch.FloatTensor | None = None
+    question_states: torch.FloatTensor | None = None
+    image_states: torch.FloatTensor | None = None
+    question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class VqaFusionOutput(ModelOutput):
+    """
+    Output of [`VqaFusionForVisualQuestionAnswering`]: the fields of [`VqaFusionModelOutput`] and
+
+    Args:
+        loss (`()`, if `labels` are given): mean over the batch.
+        logits (`(batch, answers)`): one score per answer, before sigmoid ("bce") or softmax ("ce").
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    question_states: torch.FloatTensor | None = None
+    image_states: torch.FloatTensor | None = None
+    question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from one sequence to another."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states, context, mask=None, output_attentions=False):
+        """
+        Args:
+            states: `(batch, rows, hidden)`, the sequence that looks.
+            context: `(batch, columns, hidden)`, the sequence looked at.
+            mask: `(batch, 1, 1, columns)` boolean, False where a column is padding.
+            output_attentions: compute the weights one by one, since the fused kernels do not return them.
+
+        Returns:
+            `(batch, rows, hidden)`, and the weights `(batch, heads, rows, columns)` or None.
+        """
+        query = self._split(self.query(states))  # (batch, heads, rows, head)
+        key, value = map(self._split, self.key_value(context).chunk(2, dim=-1))  # (batch, heads, columns, head)
+        weights = None
+        if output_attentions:
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (batch, heads, rows, columns)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            weights = scores.softmax(dim=-1)
+            mixed = weights @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.output(mixed.transpose(1, 2).flatten(2)), weights
+
+    def _split(self, states):
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FusionStream(nn.Module):
+    """One direction of a fusion layer: attend to the other sequence, then a feed-forward block, both residual."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = CrossAttention(config)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+            nn.Linear(config.hidden_size, config.intermediate_size),
+            nn.GELU(),
+            nn.Linear(config.intermediate_size, config.hidden_size),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states, context, mask=None, output_attentions=False):
+        mixed, weights = self.attention(self.norm(states), self.context_norm(context), mask, output_attentions)
+        states = states + self.dropout(mixed)
+        return states + self.dropout(self.mlp(states)), weights
+
+
+class FusionLayer(GradientCheckpointingLayer):
+    """Question tokens attend to image patches, and image patches to question tokens, at the same time."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.question_to_image = FusionStream(config)
+        self.image_to_question = FusionStream(config)
+
+    def forward(self, question, image, question_mask, output_attentions=False):
+        """
+        Args:
+            question: `(batch, question, hidden)`; image: `(batch, patches, hidden)`.
+            question_mask: `(batch, 1, 1, question)` boolean, False on padding.
+
+        Returns:
+            Both sequences, and the weights of both directions (or None).
+        """
+        new_question, to_image = self.question_to_image(question, image, None, output_attentions)
+        new_image, to_question = self.image_to_question(image, question, question_mask, output_attentions)
+        return new_question, new_image, to_image, to_question
+
+
+class VqaFusionPreTrainedModel(PreTrainedModel):
+    config_class = VqaFusionConfig
+    base_model_prefix = "vqafusion"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["FusionLayer"]
+
+
+class VqaFusionModel(VqaFusionPreTrainedModel):
+    """The two encoders and the fusion layers; `AutoModel` loads this one."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vision_model = AutoModel.from_config(config.vision_config)
+        self.text_model = AutoModel.from_config(config.text_config)
+        self.image_projection = _project(_width(config.vision_config), config)
+        self.question_projection = _project(_width(config.text_config), config)
+        self.fusion_layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_fusion_layers))
+        self.question_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.image_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+        self.train(self.training)
+
+    def train(self, mode=True):
+        """As in torch, but a frozen encoder stays in eval mode: no dropout, no moving batch statistics."""
+        super().train(mode)
+        for encoder in self._frozen_encoders():
+            encoder.eval().requires_grad_(False)
+        return self
+
+    def _frozen_encoders(self):
+        frozen = (self.config.freeze_vision, self.config.freeze_text)
+        return [encoder for encoder, yes in zip((self.vision_model, self.text_model), frozen) if yes]
+
+    def get_input_embeddings(self):
+        return self.text_model.get_input_embeddings()
+
+    def encode_image(self, pixel_values):
+        """
+        Run the vision encoder. Its states depend on nothing else, so they can be stored and given back as
+        `image_states`.
+
+        Args:
+            pixel_values: `(images, 3, height, width)`.
+
+        Returns:
+            `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+            states = self.vision_model(pixel_values.to(self.dtype)).last_hidden_state
+        if states.dim() == 4:
+            if states.shape[2] != states.shape[3]:
+                raise ValueError(f"the vision encoder must give a square grid, not {tuple(states.shape[2:])}")
+            states = states.flatten(2).transpose(1, 2)
+        return states
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        pixel_values=None,
+        image_states=None,
+        image_index=None,
+        output_attentions=None,
+        return_dict=None,
+    ):
+        """
+        Args:
+            input_ids: `(batch, question)`.
+            attention_mask: `(batch, question)`, 0 on padding; no padding if absent.
+            pixel_values: `(images, 3, height, width)`, or
+            image_states: `(images, patches, vision width)` from [`~VqaFusionModel.encode_image`].
+            image_index: `(batch,)`, which image each question is about. An image is then encoded once for all
+                its questions. Without it, question i is about image i (or all are about the only image).
+            output_attentions: return the attention weights of every fusion layer.
+
+        Returns:
+            [`VqaFusionModelOutput`]
+
+        Raises:
+            ValueError: neither or both of `pixel_values` and `image_states`, or counts that do not match.
+        """
+        if (pixel_values is None) == (image_states is None):
+            raise ValueError("give either pixel_values or image_states")
+        if image_states is None:
+            image_states = self.encode_image(pixel_values)
+        batch, images = len(input_ids), len(image_states)
+        if image_index is None and images not in (1, batch):
+            raise ValueError(f"{batch} questions about {images} images: say which with image_index")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+
+        image = self._pool_grid(image_states.to(self.dtype))
+        image = self.image_projection(image)  # (images, patches, hidden)
+        if image_index is not None:
+            image = image[image_index]  # (batch, patches, hidden)
+        elif images != batch:
+            image = image.expand(batch, -1, -1)
+        question = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        question = self.question_projection(question)  # (batch, question, hidden)
+
+        question_mask = attention_mask.bool()[:, None, None, :]  # (batch, 1, 1, question)
+        to_image, to_question = [], []
+        for layer in self.fusion_layers:
+            question, image, looks, reads = layer(question, image, question_mask, output_attentions)
+            if output_attentions:
+                to_image.append(looks * question_mask.transpose(-1, -2))
+                to_question.append(reads)
+        question, image = self.question_norm(question), self.image_norm(image)
+        output = VqaFusionModelOutput(
+            pooler_output=torch.cat([question[:, 0], image.mean(dim=1)], dim=-1),
+            question_states=question,
+            image_states=image,
+            question_to_image_attentions=tuple(to_image) or None,
+            image_to_question_attentions=tuple(to_question) or None,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _pool_grid(self, states):
+        """Average the patch grid to `config.image_pool_size` rows and columns; prefix tokens (CLS) stay."""
+        size = self.config.image_pool_size
+        side = isqrt(states.shape[1])
+        if size is None or size >= side:
+            return states
+        prefix, grid = states.split([states.shape[1] - side**2, side**2], dim=1)
+        grid = grid.transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
+        grid = F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2)
+        return torch.cat([prefix, grid], dim=1)
+
+
+class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
+    """The fused encoder with a classification head over the answers of `config.id2label`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vqafusion = VqaFusionModel(config)
+        self.classifier = nn.Sequential(
+            nn.Linear(2 * config.hidden_size, 2 * config.hidden_size),
+            nn.GELU(),
+            nn.LayerNorm(2 * config.hidden_size, eps=config.layer_norm_eps),
+            nn.Dropout(config.dropout),
+            nn.Linear(2 * config.hidden_size, config.num_labels),
+        )
+        self.post_init()
+
+    @classmethod
+    def from_vision_text_pretrained(cls, vision, text, vision_kwargs=None, text_kwargs=None, **config_kwargs):
+        """
+        Join two pretrained encoders with a new fusion and head.
+
+        Args:
+            vision (`str`): name on the Hub or folder of a vision encoder; of a two-tower model such as CLIP,
+                the vision tower is taken.
+            text (`str`): the same for the text encoder.
+            vision_kwargs, text_kwargs (`dict`): given to `AutoModel.from_pretrained`.
+            config_kwargs: given to [`VqaFusionConfig`].
+
+        Returns:
+            [`VqaFusionForVisualQuestionAnswering`] in float32.
+        """
+        vision_model = _load_tower(vision, "vision_config", vision_kwargs)
+        text_model = _load_tower(text, "text_config", text_kwargs)
+        model = cls(VqaFusionConfig(vision_config=vision_model.config, text_config=text_model.config, **config_kwargs))
+        model.vqafusion.vision_model = vision_model
+        model.vqafusion.text_model = text_model
+        return model.train(model.training)
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        pixel_values=None,
+        image_states=None,
+        image_index=None,
+        labels=None,
+        output_attentions=None,
+        return_dict=None,
+    ):
+        """
+        Args:
+            labels: `(batch, answers)` soft targets between 0 and 1, or `(batch,)` answer ids.
+            The others are those of [`VqaFusionModel`].
+
+        Returns:
+            [`VqaFusionOutput`]
+        """
+        fused = self.vqafusion(
+            input_ids, attention_mask, pixel_values, image_states, image_index, output_attentions, return_dict=True
+        )
+        logits = self.classifier(fused.pooler_output)  # (batch, answers)
+        loss = None if labels is None else self.answer_loss(logits, labels)
+        states = {name: value for name, value in fused.items() if name != "pooler_output"}
+        output = VqaFusionOutput(loss=loss, logits=logits, **states)
+        return output if return_dict is not False else output.to_tuple()
+
+    def answer_loss(self, logits, labels):
+        """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""
+        if labels.dim() == 1:
+            labels = F.one_hot(labels, logits.shape[-1])
+        labels = labels.to(logits.dtype)
+        if self.config.answer_loss == "bce":
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
+        # A question none of whose answers is in the vocabulary has no target and adds no loss.
+        targets = labels / labels.sum(dim=-1, keepdim=True).clamp_min(1e-6)
+        return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+    def probabilities(self, logits):
+        """`(batch, answers)` probabilities: sigmoid or softmax, whichever the model was trained with."""
+        return logits.sigmoid() if self.config.answer_loss == "bce" else logits.softmax(dim=-1)
+
+    def attention_map(self, output, layer=-1):
+        """
+        Where the question's first token (CLS), which the head reads, looked.
+
+        Args:
+            output: a [`VqaFusionOutput`] made with `output_attentions=True`.
+            layer (`int`): fusion layer, the last by default.
+
+        Returns:
+            `(batch, rows, columns)`: mean over the heads, without the image's own CLS token, scaled to sum to 1.
+
+        Raises:
+            ValueError: the output holds no attentions.
+        """
+        if output.question_to_image_attentions is None:
+            raise ValueError("attention_map needs a forward pass with output_attentions=True")
+        weights = output.question_to_image_attentions[layer][:, :, 0].mean(dim=1)  # (batch, patches)
+        side = isqrt(weights.shape[-1])
+        grid = weights[:, -(side**2) :]
+        return (grid / grid.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
+
+
+def _width(config):
+    """Width of an encoder's last hidden state; transformers maps most names to `hidden_size`."""
+    return getattr(config, "hidden_size", None) or config.hidden_dim
+
+
+def _project(width, config):
+    return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
+
+
+def _load_tower(name, tower, kwargs):
+    kwargs = {"dtype": torch.float32, **(kwargs or {})}
+    config = AutoConfig.from_pretrained(name, **{k: v for k, v in kwargs.items() if k != "dtype"})
+    return AutoModel.from_pretrained(name, config=getattr(config, tower, config), **kwargs)
+
+
+VqaFusionModel.register_for_auto_class("AutoModel")
+VqaFusionForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")
