@@ -1,0 +1,167 @@
+"""Images and questions to tensors: an image processor and a tokenizer, and the one place where images are opened."""
+
+import base64
+import binascii
+import io
+import os
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+MAX_PIXELS = 100_000_000  # a photo of 100 megapixels is real, 30,000 x 30,000 is a decompression bomb
+
+
+class VqaFusionProcessor(ProcessorMixin):
+    """
+    An image processor and a tokenizer as one.
+
+    Args:
+        image_processor: any that `AutoImageProcessor` loads.
+        tokenizer: any that `AutoTokenizer` loads.
+    """
+
+    attributes = ["image_processor", "tokenizer"]
+    image_processor_class = "AutoImageProcessor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    def __call__(self, images=None, text=None, return_tensors="pt", **kwargs):
+        """
+        Args:
+            images: one or a list of what [`load_image`] takes.
+            text (`str` or `list[str]`): the questions.
+            kwargs: for the tokenizer, such as `max_length`.
+
+        Returns:
+            `BatchFeature` with `pixel_values` `(images, 3, height, width)` and `input_ids`, `attention_mask`
+            `(batch, question)`, padded to the longest question and truncated to the text encoder's length.
+
+        Raises:
+            ValueError: neither images nor text, or an image that cannot be read.
+        """
+        if images is None and text is None:
+            raise ValueError("give images, text, or both")
+        features = {}
+        if text is not None:
+            features.update(self.tokenizer(text, return_tensors=return_tensors, **{"padding": True, "truncation": True, **kwargs}))
+            features.pop("token_type_ids", None)
+        if images is not None:
+            images = images if isinstance(images, (list, tuple)) else [images]
+            loaded = [load_image(image) for image in images]
+            features.update(self.image_processor(images=loaded, return_tensors=return_tensors))
+        return BatchFeature(features)
+
+    @property
+    def model_input_names(self):
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+    def visible_box(self, width, height):
+        """
+        The part of an image that the model sees: a centre crop, as CLIP's, cuts off the longer side's ends.
+
+        Args:
+            width, height (`int`): size of the image, in pixels.
+
+        Returns:
+            `(left, top, right, bottom)` in pixels (`float`), which the attention map covers.
+        """
+        processor = self.image_processor
+        if not getattr(processor, "do_center_crop", False):
+            return 0.0, 0.0, float(width), float(height)
+        size, crop = processor.size or {}, processor.crop_size
+        if "shortest_edge" in size:
+            scale_x = scale_y = size["shortest_edge"] / min(width, height)
+        elif getattr(processor, "do_resize", False) and "height" in size:
+            scale_x, scale_y = size["width"] / width, size["height"] / height
+        else:
+            scale_x = scale_y = 1.0
+        half_width = min(width, crop["width"] / scale_x) / 2
+        half_height = min(height, crop["height"] / scale_y) / 2
+        return width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height
+
+
+def load_image(source):
+    """
+    Open one image as RGB, turned as its EXIF orientation says, transparency over white.
+
+    Args:
+        source: a PIL image, a path, an http(s) address, a `data:` address or base64 text, bytes, a numpy array or
+            tensor `(height, width[, channels])`, or a `datasets` dictionary with `bytes` or `path`.
+
+    Returns:
+        `PIL.Image.Image` in mode RGB.
+
+    Raises:
+        ValueError: not an image, damaged, or more than `MAX_PIXELS` pixels; the message names the source.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(source, dict):
+        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+    name = str(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__} given as image"
+    name = name if len(name) <= 200 else name[:60] + "…"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = source if isinstance(source, Image.Image) else _open(source)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller")
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such image: {name}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
+    except IsADirectoryError:
+        raise ValueError(f"{name} is a folder, not an image") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name} is not an image in a format that Pillow reads") from None
+    except (OSError, SyntaxError, TypeError, EOFError, binascii.Error) as error:
+        raise ValueError(f"{name} cannot be read as an image ({error})") from None
+
+
+def _open(source):
+    if isinstance(source, (bytes, bytearray)):
+        return Image.open(io.BytesIO(source))
+    if isinstance(source, os.PathLike):
+        return Image.open(source)
+    if isinstance(source, str):
+        if source.startswith(("http://", "https://")):
+            return Image.open(io.BytesIO(_fetch(source)))
+        if source.startswith("data:"):
+            return Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[-1])))
+        if len(source) > 4096 or (not os.path.exists(source) and len(source) > 255):
+            return Image.open(io.BytesIO(base64.b64decode(source, validate=True)))
+        return Image.open(source)
+    array = np.asarray(source)
+    if array.dtype != np.uint8:
+        raise ValueError(f"an array given as image must be uint8 (height, width[, channels]), not {array.dtype}")
+    return Image.fromarray(array)
+
+
+def _fetch(address):
+    # The standard library, so that answering needs no package beyond those the model needs.
+    from urllib.error import URLError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "vqafusion"}), timeout=30) as response:
+            return response.read(MAX_PIXELS)
+    except (URLError, ValueError) as error:
+        raise OSError(f"could not be fetched: {error}") from None
+
+
+def _to_rgb(image):
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    if image.mode.startswith("I;16"):  # Pillow clips 16-bit greyscale instead of scaling it
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    return image.convert("RGB")
+
+
+VqaFusionProcessor.register_for_auto_class()
