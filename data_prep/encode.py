@@ -1,0 +1,133 @@
+"""What `datasets.map` runs over the rows, and the collator that makes batches of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Image
+from datasets.fingerprint import Hasher
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ..processing_vqafusion import load_image
+from . import DataError
+from .answers import soft_targets
+
+MAX_QUESTION_TOKENS = 64
+
+
+def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_proc=None):
+    """
+    Add token ids and soft targets to every row. All rows stay, those without an answer in the vocabulary too.
+
+    Args:
+        dataset (`datasets.Dataset`): columns of `FEATURES`.
+        tokenizer: a fast tokenizer.
+        label2id (`dict[str, int]`): the answer vocabulary.
+        max_length (`int`): tokens of the longest question; the rest is cut off.
+        num_proc (`int`, *optional*): processes.
+
+    Returns:
+        `datasets.Dataset` with `input_ids`, `label_ids` and `label_scores` besides; its images are not decoded.
+        The same call finds its result in the cache of `datasets` again.
+    """
+    dataset = dataset.cast_column("image", Image(decode=False))
+    # A tokenizer remembers its last padding, so its own hash, and with it the cache's key, would change with use.
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 1))
+    return dataset.map(
+        _encode_batch,
+        fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},
+        batched=True,
+        num_proc=num_proc if num_proc and len(dataset) >= 10_000 else None,
+        new_fingerprint=key,
+        desc="Encoding questions and answers",
+    )
+
+
+def _encode_batch(rows, tokenizer, label2id, max_length):
+    targets = [soft_targets(answers, label2id) if answers else ([], []) for answers in rows["answers"]]
+    return {
+        "input_ids": tokenizer(rows["question"], truncation=True, max_length=max_length)["input_ids"],
+        "label_ids": [ids for ids, _ in targets],
+        "label_scores": [scores for _, scores in targets],
+    }
+
+
+@dataclass
+class VqaCollator:
+    """
+    Rows of an encoded data set to a batch, padded to its longest question; an image stands once in it, however many
+    of the questions are about it.
+
+    Args:
+        processor: a [`VqaFusionProcessor`].
+        num_labels (`int`): size of the answer vocabulary.
+        flip (`bool`): mirror each image with probability one half; only where no question tells left from right.
+    """
+
+    processor: Any
+    num_labels: int
+    flip: bool = False
+
+    def __call__(self, rows):
+        """
+        Returns:
+            `input_ids`, `attention_mask` `(batch, question)`; `pixel_values` `(images, 3, height, width)`;
+            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets.
+
+        Raises:
+            DataError: an image that cannot be read, named.
+        """
+        padded = self.processor.tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt")
+        position = {}
+        for row in rows:
+            position.setdefault(row["image_id"], (len(position), row["image"]))
+        labels = torch.zeros(len(rows), self.num_labels)
+        for row, target in zip(rows, labels):
+            target[row["label_ids"]] = torch.tensor(row["label_scores"])
+        return {
+            "input_ids": padded["input_ids"],
+            "attention_mask": padded["attention_mask"],
+            "pixel_values": self._pixels([image for _, image in position.values()]),
+            "image_index": torch.tensor([position[row["image_id"]][0] for row in rows]),
+            "labels": labels,
+        }
+
+    def _pixels(self, sources):
+        try:
+            images = [load_image(source) for source in sources]
+        except (ValueError, FileNotFoundError) as error:
+            raise DataError(str(error)) from None
+        pixels = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        if self.flip:
+            mirrored = torch.rand(len(pixels)) < 0.5
+            pixels[mirrored] = pixels[mirrored].flip(-1)
+        return pixels
+
+
+def train_tokenizer(questions, vocab_size=4000):
+    """
+    A lower-casing WordPiece tokenizer of BERT's kind, learned from the training questions.
+
+    Args:
+        questions: iterable of `str`.
+        vocab_size (`int`): upper bound on the vocabulary.
+
+    Returns:
+        `PreTrainedTokenizerFast`
+    """
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterable(questions, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=MAX_QUESTION_TOKENS, pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
