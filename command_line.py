@@ -1,0 +1,76 @@
+"""How the scripts read their arguments and how they say what went wrong."""
+
+import functools
+import sys
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse(argv, *dataclass_types, description=None):
+    """
+    Dataclasses from a command line that may begin with a recipe: a YAML or JSON file of the same names. Arguments
+    after it override it.
+
+    Args:
+        argv (`list[str]` or None): None for the process's own.
+        dataclass_types: as for `HfArgumentParser`.
+
+    Returns:
+        one instance of each dataclass.
+
+    Raises:
+        ValueError: a recipe that cannot be read, or has a name that no dataclass knows.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(dataclass_types, description=description)
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        recipe = _read_recipe(argv.pop(0))
+        unknown = sorted(set(recipe) - {action.dest for action in parser._actions})
+        if unknown:
+            raise ValueError(f"the recipe has arguments that do not exist: {', '.join(unknown)}")
+        parser.set_defaults(**recipe)
+        for action in parser._actions:
+            action.required = action.required and action.dest not in recipe
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def _read_recipe(file):
+    try:
+        recipe = yaml.safe_load(Path(file).read_text())  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{file} must hold names and values")
+    return recipe
+
+
+def one_line_errors(main):
+    """Make a script's `main` end with one line and exit code 2, not a traceback, where the input is at fault."""
+
+    @functools.wraps(main)
+    def guarded(argv=None):
+        try:
+            return main(argv)
+        except (ValueError, OSError) as error:
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return guarded
+
+
+def writable_folder(folder):
+    """Make the folder before hours of work that would end in it; `OSError` names it if that cannot be done."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}") from None
+    return folder
