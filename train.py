@@ -1,0 +1,242 @@
+"""Train a VQAFusion model.
+
+python train.py recipes/easy_vqa.yaml --output_dir runs/easy_vqa
+python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_split val2014 --output_dir runs/vqa_v2
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from vqafusion.command_line import one_line_errors, parse, writable_folder
+from vqafusion.configuration_vqafusion import VqaFusionConfig
+from vqafusion.data_prep import load_split
+from vqafusion.data_prep.answers import build_vocabulary
+from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
+from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion.processing_vqafusion import VqaFusionProcessor
+
+DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
+
+
+@dataclass
+class DataArguments:
+    dataset: str = field(metadata={"help": "easy_vqa or vqa_v2"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
+    train_split: str | None = field(default=None, metadata={"help": "default: train, or train2014"})
+    eval_split: str | None = field(default=None, metadata={"help": "what to choose on; default: validation, or val2014"})
+    num_answers: int = field(default=1000, metadata={"help": "size of the answer vocabulary, at most"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
+    preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
+    flip: bool = field(default=False, metadata={"help": "mirror images at random; not where left and right matter"})
+
+
+@dataclass
+class ModelArguments:
+    vision_model: str = field(
+        default="openai/clip-vit-base-patch32", metadata={"help": "vision encoder: name on the Hub or folder"}
+    )
+    text_model: str = field(
+        default="distilbert/distilbert-base-uncased", metadata={"help": "text encoder: name on the Hub or folder"}
+    )
+    vision_config: dict | str | None = field(
+        default=None, metadata={"help": "a configuration, as JSON, of a vision encoder to train from scratch instead"}
+    )
+    text_config: dict | str | None = field(
+        default=None, metadata={"help": "the same for text; a WordPiece tokenizer is then learned from the questions"}
+    )
+    hidden_size: int = field(default=512, metadata={"help": "width of the fusion layers"})
+    num_fusion_layers: int = field(default=3, metadata={"help": "number of fusion layers"})
+    num_attention_heads: int = field(default=8, metadata={"help": "heads of each cross-attention"})
+    intermediate_size: int = field(default=2048, metadata={"help": "width inside the feed-forward blocks"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout in fusion and head"})
+    initializer_range: float = field(default=0.02, metadata={"help": "standard deviation of new weights"})
+    image_pool_size: int | None = field(default=None, metadata={"help": "average the patch grid to N x N"})
+    freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
+    freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
+    answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
+
+    def fusion(self):
+        """The arguments that `VqaFusionConfig` takes under the same names."""
+        encoders = ("vision_model", "text_model", "vision_config", "text_config")
+        return {name: value for name, value in vars(self).items() if name not in encoders}
+
+
+@dataclass
+class VqaTrainingArguments(TrainingArguments):
+    text_learning_rate: float | None = field(default=None, metadata={"help": "of the text encoder, if another"})
+    vision_learning_rate: float | None = field(default=None, metadata={"help": "of an unfrozen vision encoder, likewise"})
+    group_by_image: bool = field(
+        default=False, metadata={"help": "keep an image's questions together in a batch, so that it is encoded once"}
+    )
+    eval_strategy: str = field(default="epoch")
+    save_strategy: str = field(default="epoch")
+    save_total_limit: int | None = field(default=1)
+    load_best_model_at_end: bool | None = field(default=True)
+    metric_for_best_model: str | None = field(default="overall")
+    greater_is_better: bool | None = field(default=True)
+    remove_unused_columns: bool | None = field(default=False)
+    report_to: str | list[str] | None = field(default="none")
+    logging_steps: float = field(default=50)
+
+
+class GroupByImageSampler(torch.utils.data.Sampler):
+    """Images in random order, each with all its questions in a row; another order every epoch."""
+
+    def __init__(self, image_ids, seed):
+        self.groups = {}
+        for index, image_id in enumerate(image_ids):
+            self.groups.setdefault(image_id, []).append(index)
+        self.length, self.seed, self.epoch = len(image_ids), seed, 0
+
+    def __len__(self):
+        return self.length
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        groups = list(self.groups.values())
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        for group in torch.randperm(len(groups), generator=generator).tolist():
+            yield from groups[group]
+        self.epoch += 1
+
+
+class VqaTrainer(Trainer):
+    """`Trainer` with a learning rate per encoder, batches grouped by image, and the official accuracy."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.group_by_image:
+            return GroupByImageSampler((train_dataset or self.train_dataset)["image_id"], self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rates = {}
+        for part, rate in (("text_model", self.args.text_learning_rate), ("vision_model", self.args.vision_learning_rate)):
+            for parameter in getattr(self.model.vqafusion, part).parameters():
+                rates[parameter] = self.args.learning_rate if rate is None else rate
+        groups = []
+        for group in optimizer.param_groups:
+            by_rate = {}
+            for parameter in group["params"]:
+                by_rate.setdefault(rates.get(parameter, self.args.learning_rate), []).append(parameter)
+            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+        optimizer.param_groups = groups
+        return optimizer
+
+
+def best_answers(output, labels):
+    """What evaluation keeps of each batch: `(batch, TOP_K)` label ids, best first; not 1,000 logits a question."""
+    logits = output[0] if isinstance(output, tuple) else output
+    return logits.topk(min(TOP_K, logits.shape[-1])).indices
+
+
+def build(data, model_arguments, train_set):
+    """The processor and the model, new, over the answers of the training split."""
+    answers = build_vocabulary(train_set["answers"], data.num_answers)
+    labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
+    vision_config, text_config = _config(model_arguments, "vision_config"), _config(model_arguments, "text_config")
+    if (vision_config is None) != (text_config is None):
+        raise ValueError("give both --vision_config and --text_config, or neither")
+    if vision_config is None:
+        model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
+            model_arguments.vision_model, model_arguments.text_model, **labels, **model_arguments.fusion()
+        )
+        tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
+        image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
+    else:
+        tokenizer = train_tokenizer(train_set["question"])
+        text_config.update({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
+        config = VqaFusionConfig(
+            vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion()
+        )
+        model = VqaFusionForVisualQuestionAnswering(config)
+        side = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
+        image_processor = CLIPImageProcessor(size=side, do_center_crop=False)
+    return VqaFusionProcessor(image_processor, tokenizer), model
+
+
+def _config(model_arguments, name):
+    value = getattr(model_arguments, name)
+    try:
+        return AutoConfig.for_model(**(json.loads(value) if isinstance(value, str) else value)) if value else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--{name} must be a JSON object with a known model_type: {error}") from None
+
+
+@one_line_errors
+def main(argv=None):
+    data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
+    output_dir = writable_folder(args.output_dir)
+    set_seed(args.seed)
+    splits = DEFAULT_SPLITS.get(data.dataset, (None, None))
+    train_set = load_split(data.dataset, data.train_split or splits[0], data.data_dir)
+    eval_set = load_split(data.dataset, data.eval_split or splits[1], data.data_dir)
+    train_set = train_set.select(range(min(data.max_train_samples or len(train_set), len(train_set))))
+    eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
+    processor, model = build(data, model_arguments, train_set)
+
+    length = min(MAX_QUESTION_TOKENS, getattr(model.config.text_config, "max_position_embeddings", MAX_QUESTION_TOKENS))
+    encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
+    train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
+
+    def accuracy(prediction):
+        answers = [[model.config.id2label[int(i)] for i in ranked] for ranked in prediction.predictions]
+        scores = vqa_accuracy(answers, eval_set["answers"], eval_set["answer_type"])
+        return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
+
+    args.label_names = ["labels"]
+    trainer = VqaTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=TrainEvalCollator(processor, model, data.flip),
+        compute_metrics=accuracy,
+        preprocess_logits_for_metrics=best_answers,
+    )
+    resume = args.resume_from_checkpoint
+    if resume in ("True", "true", True):
+        resume = get_last_checkpoint(output_dir)
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(output_dir)
+    processor.save_pretrained(output_dir)
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    print(f"best {args.metric_for_best_model}: {trainer.state.best_metric} on the split to choose on; model in {output_dir}")
+
+
+class TrainEvalCollator(VqaCollator):
+    """Mirrors images only while the model trains; `Trainer` has one collator for both."""
+
+    def __init__(self, processor, model, flip):
+        super().__init__(processor, model.config.num_labels, flip)
+        self.model = model
+
+    def __call__(self, rows):
+        flip, self.flip = self.flip, self.flip and self.model.training
+        try:
+            return super().__call__(rows)
+        finally:
+            self.flip = flip
+
+
+if __name__ == "__main__":
+    main()
