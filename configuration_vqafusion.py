@@ -85,6 +85,3 @@ def _encoder_config(config, default_class):
             raise ValueError("a nested encoder configuration needs a 'model_type', e.g. 'clip_vision_model'")
         return AutoConfig.for_model(**config)
     return config
-
-
-VqaFusionConfig.register_for_auto_class()

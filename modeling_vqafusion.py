@@ -1,7 +1,9 @@
 """VQAFusion: a vision and a text encoder, joined by cross-attention in both directions, and an answer head."""
 
+import shutil
 from dataclasses import dataclass
 from math import isqrt
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +15,14 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_vqafusion import VqaFusionConfig
+
+HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "modeling", "processing", "pipeline")]
+HUB_CLASSES = {
+    "AutoConfig": "configuration_vqafusion.VqaFusionConfig",
+    "AutoModel": "modeling_vqafusion.VqaFusionModel",
+    "AutoModelForVisualQuestionAnswering": "modeling_vqafusion.VqaFusionForVisualQuestionAnswering",
+    "AutoProcessor": "processing_vqafusion.VqaFusionProcessor",
+}
 
 
 @dataclass
@@ -144,6 +154,23 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["FusionLayer"]
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """
+        As in transformers, and with what makes the folder work by itself: the code files, and in the configuration
+        the classes behind the Auto classes and the pipeline.
+        """
+        self.config.auto_map = {**HUB_CLASSES}
+        self.config.custom_pipelines = {
+            "visual-question-answering": {
+                "impl": "pipeline_vqafusion.VqaFusionPipeline",
+                "pt": ["AutoModelForVisualQuestionAnswering"],
+            }
+        }
+        super().save_pretrained(save_directory, **kwargs)
+        for name in HUB_FILES:
+            if Path(__file__).with_name(name).exists():  # a Hub user who loaded the model only has not all of them
+                shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
 
 
 class VqaFusionModel(VqaFusionPreTrainedModel):
@@ -384,7 +411,3 @@ def _load_tower(name, tower, kwargs):
     kwargs = {"dtype": torch.float32, **(kwargs or {})}
     config = AutoConfig.from_pretrained(name, **{k: v for k, v in kwargs.items() if k != "dtype"})
     return AutoModel.from_pretrained(name, config=getattr(config, tower, config), **kwargs)
-
-
-VqaFusionModel.register_for_auto_class("AutoModel")
-VqaFusionForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")

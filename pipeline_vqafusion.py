@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from transformers import Pipeline
 
-from .processing_vqafusion import VqaFusionProcessor, load_image
+from .processing_vqafusion import VqaFusionProcessor, load_image, max_question_length
 
 
 class VqaFusionPipeline(Pipeline):
@@ -64,7 +64,7 @@ class VqaFusionPipeline(Pipeline):
         if not isinstance(question, str) or not question.strip():
             raise ValueError("the question is empty")
         image = load_image(inputs["image"])
-        length = _max_length(self.model.config.text_config, self.tokenizer)
+        length = max_question_length(self.model.config, self.tokenizer)
         features = self.processor(images=image, text=question, truncation=True, max_length=length)
         return {**features, "image_size": torch.tensor([[image.width, image.height]])}
 
@@ -107,6 +107,3 @@ def spread_attention(attention, width, height, box):
     spread = spread.clip(min=0)
     return spread / max(spread.max(), 1e-12)
 
-
-def _max_length(text_config, tokenizer):
-    return min(getattr(text_config, "max_position_embeddings", 512), tokenizer.model_max_length)

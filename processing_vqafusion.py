@@ -164,4 +164,9 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
+def max_question_length(config, tokenizer):
+    """Tokens of the longest question that the text encoder of a [`VqaFusionConfig`] takes."""
+    return min(getattr(config.text_config, "max_position_embeddings", 512), tokenizer.model_max_length)
+
+
 VqaFusionProcessor.register_for_auto_class()

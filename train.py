@@ -27,7 +27,7 @@ from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.processing_vqafusion import VqaFusionProcessor
+from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
 
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
@@ -125,6 +125,14 @@ class VqaTrainer(Trainer):
             return GroupByImageSampler((train_dataset or self.train_dataset)["image_id"], self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
+    def get_train_dataloader(self):
+        """Images are mirrored in training only; `Trainer` itself has one collator for both."""
+        kept, self.data_collator = self.data_collator, self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = kept
+
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
         rates = {}
@@ -192,7 +200,7 @@ def main(argv=None):
     eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
     processor, model = build(data, model_arguments, train_set)
 
-    length = min(MAX_QUESTION_TOKENS, getattr(model.config.text_config, "max_position_embeddings", MAX_QUESTION_TOKENS))
+    length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
 
@@ -207,10 +215,11 @@ def main(argv=None):
         args=args,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=TrainEvalCollator(processor, model, data.flip),
+        data_collator=VqaCollator(processor, model.config.num_labels),
         compute_metrics=accuracy,
         preprocess_logits_for_metrics=best_answers,
     )
+    trainer.train_collator = VqaCollator(processor, model.config.num_labels, data.flip)
     resume = args.resume_from_checkpoint
     if resume in ("True", "true", True):
         resume = get_last_checkpoint(output_dir)
@@ -221,21 +230,6 @@ def main(argv=None):
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     print(f"best {args.metric_for_best_model}: {trainer.state.best_metric} on the split to choose on; model in {output_dir}")
-
-
-class TrainEvalCollator(VqaCollator):
-    """Mirrors images only while the model trains; `Trainer` has one collator for both."""
-
-    def __init__(self, processor, model, flip):
-        super().__init__(processor, model.config.num_labels, flip)
-        self.model = model
-
-    def __call__(self, rows):
-        flip, self.flip = self.flip, self.flip and self.model.training
-        try:
-            return super().__call__(rows)
-        finally:
-            self.flip = flip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""Evaluate a model with the official VQA accuracy.
+
+python eval.py --model runs/demo/model --dataset easy_vqa --split test --output_dir runs/demo
+python eval.py --model DIR --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir runs/val
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from vqafusion.command_line import one_line_errors, parse, writable_folder
+from vqafusion.data_prep import DataError, load_split
+from vqafusion.data_prep.encode import VqaCollator, encode
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
+from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
+
+
+@dataclass
+class EvalArguments:
+    model: str = field(metadata={"help": "name on the Hub or folder"})
+    dataset: str = field(metadata={"help": "easy_vqa or vqa_v2"})
+    split: str = field(metadata={"help": "such as test, or val2014"})
+    output_dir: str = field(metadata={"help": "where metrics.json and predictions.json go"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
+    batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
+    max_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
+    preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions"})
+
+
+def predict(model, loader):
+    """
+    Args:
+        model: a [`VqaFusionForVisualQuestionAnswering`]; loader: batches of [`VqaCollator`].
+
+    Returns:
+        `list[list[str]]`: the best `TOP_K` answers of every question, best first, in the loader's order.
+    """
+    ranked = []
+    with torch.inference_mode():
+        for batch in tqdm(loader, desc="Answering", unit="batch"):
+            batch.pop("labels")
+            logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
+            ranked += logits.topk(min(TOP_K, logits.shape[-1])).indices.tolist()
+    return [[model.config.id2label[label] for label in labels] for labels in ranked]
+
+
+def write_json(file, data):
+    """Write under a temporary name, then rename, so that the file is whole or not there."""
+    handle, temporary = tempfile.mkstemp(dir=Path(file).parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as opened:
+            json.dump(data, opened, indent=1)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def print_table(metrics):
+    rows = [("overall", metrics["overall"]), *metrics["per_answer_type"].items(), (f"top-{TOP_K}", metrics[f"top_{TOP_K}"])]
+    print(f"\n{'official accuracy':<20}{'%':>8}")
+    for name, value in rows:
+        print(f"{name:<20}{value:>8.2f}")
+    print(f"{'questions':<20}{metrics['questions']:>8}")
+
+
+@one_line_errors
+def main(argv=None):
+    (args,) = parse(argv, EvalArguments)
+    output_dir = writable_folder(args.output_dir)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
+    dataset = load_split(args.dataset, args.split, args.data_dir)
+    dataset = dataset.select(range(min(args.max_samples or len(dataset), len(dataset))))
+    if not any(dataset["answers"]):
+        raise DataError(f"split {args.split!r} has no human answers to compare with")
+    processor = VqaFusionProcessor.from_pretrained(args.model)
+    model = VqaFusionForVisualQuestionAnswering.from_pretrained(args.model).eval()
+    length = max_question_length(model.config, processor.tokenizer)
+    encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
+    # Sorted by image, so that each image is encoded once for all its questions.
+    order = sorted(range(len(encoded)), key=encoded["image_id"].__getitem__)
+    loader = DataLoader(encoded.select(order), args.batch_size, collate_fn=VqaCollator(processor, model.config.num_labels))
+    answers = dict(zip(order, predict(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader)))
+    ranked = [answers[index] for index in range(len(dataset))]
+
+    metrics = vqa_accuracy(ranked, dataset["answers"], dataset["answer_type"], dataset["question_type"])
+    metrics["questions"] = len(dataset)
+    predictions = [{"question_id": key, "answer": best[0]} for key, best in zip(dataset["question_id"], ranked)]
+    write_json(output_dir / "metrics.json", metrics)
+    write_json(output_dir / "predictions.json", predictions)
+    print_table(metrics)
+    print(f"\nwritten: {output_dir / 'metrics.json'}, {output_dir / 'predictions.json'}")
+    return metrics
+
+
+if __name__ == "__main__":
+    main()
