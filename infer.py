@@ -1,0 +1,78 @@
+"""Ask a picture a question.
+
+python infer.py --model runs/demo/model --image photo.jpg --question "What is this?" --output result.png
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from vqafusion.command_line import one_line_errors, writable_folder
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="infer.py", description="Ask a picture a question.")
+    parser.add_argument("--model", required=True, help="name on the Hub or folder")
+    parser.add_argument("--image", required=True, help="file or address of the picture")
+    parser.add_argument("--question", required=True, help="the question")
+    parser.add_argument("--output", help="where to write the picture with its heat map, such as result.png")
+    parser.add_argument("--top_k", type=int, default=5, help="how many answers (default 5)")
+    parser.add_argument("--json", action="store_true", help="print the answers as JSON")
+    return parser
+
+
+@one_line_errors
+def main(argv=None):
+    args = arguments().parse_args(argv)
+    if args.top_k < 1:
+        raise ValueError(f"--top_k must be at least 1, not {args.top_k}")
+    if not args.question.strip():
+        raise ValueError("--question is empty")
+    if args.output:
+        writable_folder(Path(args.output).resolve().parent)
+
+    # After the arguments, so that --help and a wrong argument do not wait for torch.
+    from transformers.utils import logging
+
+    from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
+    from vqafusion.pipeline_vqafusion import VqaFusionPipeline
+    from vqafusion.processing_vqafusion import VqaFusionProcessor, load_image, max_question_length
+
+    logging.disable_progress_bar()
+    image = load_image(args.image)
+    processor = VqaFusionProcessor.from_pretrained(args.model)
+    model = VqaFusionForVisualQuestionAnswering.from_pretrained(args.model)
+    longest = max_question_length(model.config, processor.tokenizer)
+    if len(processor.tokenizer(args.question, truncation=False)["input_ids"]) > longest:
+        raise ValueError(f"--question is longer than the {longest} tokens that the model reads; shorten it")
+    pipe = VqaFusionPipeline(model=model, processor=processor)
+    answers = pipe(image, args.question, top_k=args.top_k, return_attention=bool(args.output))
+    attention = answers[0].pop("attention", None)
+    if args.output:
+        from vqafusion.analysis.overlay import draw_result
+
+        _save(draw_result(image, attention, args.question, answers), Path(args.output))
+    if args.json:
+        print(json.dumps({"question": args.question, "answers": answers, "output": args.output}, ensure_ascii=False))
+    else:
+        print(answers[0]["answer"])
+        for answer in answers:
+            print(f"  {answer['score']:7.2%}  {answer['answer']}")
+        if args.output:
+            print(f"heat map: {args.output}")
+    return answers
+
+
+def _save(picture, file):
+    """Under a temporary name first, so that a broken write leaves nothing behind."""
+    temporary = file.with_name(f".{file.name}.tmp{file.suffix or '.png'}")
+    try:
+        picture.save(temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
