@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser
 
 
 def parse(argv, *dataclass_types, description=None):
@@ -23,6 +22,8 @@ def parse(argv, *dataclass_types, description=None):
     Raises:
         ValueError: a recipe that cannot be read, or has a name that no dataclass knows.
     """
+    from transformers import HfArgumentParser  # here, since importing it takes seconds
+
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types, description=description)
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):

@@ -54,7 +54,9 @@ class VqaFusionConfig(PreTrainedConfig):
         **kwargs,
     ):
         if hidden_size % num_attention_heads:
-            raise ValueError(f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_attention_heads})")
+            raise ValueError(
+                f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_attention_heads})"
+            )
         if answer_loss not in ("bce", "ce"):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {answer_loss!r}")
         if num_fusion_layers < 1:

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-
 from vqafusion.command_line import one_line_errors, parse, writable_folder
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode
@@ -65,7 +64,11 @@ def write_json(file, data):
 
 
 def print_table(metrics):
-    rows = [("overall", metrics["overall"]), *metrics["per_answer_type"].items(), (f"top-{TOP_K}", metrics[f"top_{TOP_K}"])]
+    rows = [
+        ("overall", metrics["overall"]),
+        *metrics["per_answer_type"].items(),
+        (f"top-{TOP_K}", metrics[f"top_{TOP_K}"]),
+    ]
     print(f"\n{'official accuracy':<20}{'%':>8}")
     for name, value in rows:
         print(f"{name:<20}{value:>8.2f}")
@@ -88,7 +91,9 @@ def main(argv=None):
     encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
     # Sorted by image, so that each image is encoded once for all its questions.
     order = sorted(range(len(encoded)), key=encoded["image_id"].__getitem__)
-    loader = DataLoader(encoded.select(order), args.batch_size, collate_fn=VqaCollator(processor, model.config.num_labels))
+    loader = DataLoader(
+        encoded.select(order), args.batch_size, collate_fn=VqaCollator(processor, model.config.num_labels)
+    )
     answers = dict(zip(order, predict(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader)))
     ranked = [answers[index] for index in range(len(dataset))]
 

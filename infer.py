@@ -34,7 +34,6 @@ def main(argv=None):
 
     # After the arguments, so that --help and a wrong argument do not wait for torch.
     from transformers.utils import logging
-
     from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
     from vqafusion.pipeline_vqafusion import VqaFusionPipeline
     from vqafusion.processing_vqafusion import VqaFusionProcessor, load_image, max_question_length

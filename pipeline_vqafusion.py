@@ -106,4 +106,3 @@ def spread_attention(attention, width, height, box):
     spread[top:bottom, left:right] = np.asarray(patches.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
     spread = spread.clip(min=0)
     return spread / max(spread.max(), 1e-12)
-

@@ -48,7 +48,9 @@ class VqaFusionProcessor(ProcessorMixin):
             raise ValueError("give images, text, or both")
         features = {}
         if text is not None:
-            features.update(self.tokenizer(text, return_tensors=return_tensors, **{"padding": True, "truncation": True, **kwargs}))
+            features.update(
+                self.tokenizer(text, return_tensors=return_tensors, **{"padding": True, "truncation": True, **kwargs})
+            )
             features.pop("token_type_ids", None)
         if images is not None:
             images = images if isinstance(images, (list, tuple)) else [images]
@@ -109,7 +111,9 @@ def load_image(source):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = source if isinstance(source, Image.Image) else _open(source)
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller")
+                raise ValueError(
+                    f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller"
+                )
             return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None

@@ -6,7 +6,6 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -19,7 +18,6 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
-
 from vqafusion.command_line import one_line_errors, parse, writable_folder
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import load_split
@@ -37,7 +35,9 @@ class DataArguments:
     dataset: str = field(metadata={"help": "easy_vqa or vqa_v2"})
     data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
     train_split: str | None = field(default=None, metadata={"help": "default: train, or train2014"})
-    eval_split: str | None = field(default=None, metadata={"help": "what to choose on; default: validation, or val2014"})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "what to choose on; default: validation, or val2014"}
+    )
     num_answers: int = field(default=1000, metadata={"help": "size of the answer vocabulary, at most"})
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
@@ -79,7 +79,9 @@ class ModelArguments:
 @dataclass
 class VqaTrainingArguments(TrainingArguments):
     text_learning_rate: float | None = field(default=None, metadata={"help": "of the text encoder, if another"})
-    vision_learning_rate: float | None = field(default=None, metadata={"help": "of an unfrozen vision encoder, likewise"})
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "of an unfrozen vision encoder, likewise"}
+    )
     group_by_image: bool = field(
         default=False, metadata={"help": "keep an image's questions together in a batch, so that it is encoded once"}
     )
@@ -136,7 +138,10 @@ class VqaTrainer(Trainer):
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
         rates = {}
-        for part, rate in (("text_model", self.args.text_learning_rate), ("vision_model", self.args.vision_learning_rate)):
+        for part, rate in (
+            ("text_model", self.args.text_learning_rate),
+            ("vision_model", self.args.vision_learning_rate),
+        ):
             for parameter in getattr(self.model.vqafusion, part).parameters():
                 rates[parameter] = self.args.learning_rate if rate is None else rate
         groups = []
@@ -229,7 +234,9 @@ def main(argv=None):
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
-    print(f"best {args.metric_for_best_model}: {trainer.state.best_metric} on the split to choose on; model in {output_dir}")
+    print(
+        f"best {args.metric_for_best_model}: {trainer.state.best_metric} on the split to choose on; model in {output_dir}"
+    )
 
 
 if __name__ == "__main__":

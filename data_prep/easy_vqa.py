@@ -1,6 +1,7 @@
 """easy-VQA (Victor Zhou, MIT licence): the data set that installs with the project, from PyPI as `easy-vqa`."""
 
 import random
+import sys
 
 import easy_vqa
 from datasets import Dataset
@@ -32,7 +33,9 @@ def load(split):
         paths = easy_vqa.get_train_image_paths()
         ids = sorted(paths)
         validation = set(random.Random(0).sample(ids, int(VALIDATION_SHARE * len(ids))))
-        rows = (row for row in zip(*easy_vqa.get_train_questions()) if (row[2] in validation) == (split == "validation"))
+        rows = (
+            row for row in zip(*easy_vqa.get_train_questions()) if (row[2] in validation) == (split == "validation")
+        )
     # Question ids stay below 2**53 and apart between train and test.
     first = 1_000_000 if split == "test" else 0
     columns = {name: [] for name in FEATURES}
@@ -53,3 +56,7 @@ def _question_type(question):
         return "what color" if "color" in question else "what shape"
     asked = "shape" if any(shape in question.rstrip("?").split() for shape in _SHAPES) else "color"
     return f"is there not a {asked}" if " not " in question else f"is there a {asked}"
+
+
+if __name__ == "__main__":  # the path of one test image, for `make demo`
+    print(easy_vqa.get_test_image_paths()[int(sys.argv[1])])

@@ -38,7 +38,9 @@ def load(data_dir, split):
         raise DataError(f"no questions of split {split!r} in {data_dir}; splits there: {known}")
     annotations = _find(data_dir, ANNOTATIONS.format(split=split))
     if annotations is None and not split.startswith("test"):
-        raise DataError(f"no annotations of split {split!r} in {data_dir}: {ANNOTATIONS.format(split=split)} is missing")
+        raise DataError(
+            f"no annotations of split {split!r} in {data_dir}: {ANNOTATIONS.format(split=split)} is missing"
+        )
     images = data_dir / split.replace("test-dev", "test")
     if not images.is_dir():
         raise DataError(f"no image folder {images}")
@@ -47,7 +49,10 @@ def load(data_dir, split):
         "questions": questions,
         "annotations": annotations,
         "images": str(images),
-        "stamp": [_READER_VERSION, *((file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, (s[0] for s in sources)))],
+        "stamp": [
+            _READER_VERSION,
+            *((file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, (s[0] for s in sources))),
+        ],
     }
     try:
         return Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
@@ -116,7 +121,10 @@ def _rows(questions, annotations, images, stamp):
     if annotations:
         fields = {"question_id": int, "answers": list, "question_type": str, "answer_type": str}
         answered = _read(annotations, "annotations", fields)
-        for one, other, kind, lacks in ((asked, answered, "questions", "annotation"), (answered, asked, "annotations", "question")):
+        for one, other, kind, lacks in (
+            (asked, answered, "questions", "annotation"),
+            (answered, asked, "annotations", "question"),
+        ):
             lonely = [key for key in one if key not in other]
             if lonely:
                 raise DataError(

@@ -1,0 +1,29 @@
+# make demo · make test · make lint · make setup, each on a fresh clone with nothing done before.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+DEMO := runs/demo
+
+demo: setup
+	$(PYTHON) train.py recipes/easy_vqa.yaml --output_dir $(DEMO)/model
+	$(PYTHON) eval.py --model $(DEMO)/model --dataset easy_vqa --split test --output_dir $(DEMO)
+	$(PYTHON) infer.py --model $(DEMO)/model --image $$($(PYTHON) -m vqafusion.data_prep.easy_vqa 3) \
+		--question "what shape is in the image?" --output $(DEMO)/result.png
+	@$(PYTHON) -c "import json; print('\neasy-VQA test accuracy:', json.load(open('$(DEMO)/metrics.json'))['overall'], '%')"
+	@echo "picture: $(DEMO)/result.png"
+
+test: setup lint
+	$(PYTHON) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install -q torch==2.13.0 -c constraints.txt
+	$(VENV)/bin/pip install -q -e '.[test]' -c constraints.txt
+	@touch $@
+
+.PHONY: demo test lint setup
