@@ -235,7 +235,7 @@ def main(argv=None):
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
     print(
-        f"best {args.metric_for_best_model}: {trainer.state.best_metric} on the split to choose on; model in {output_dir}"
+        f"best {args.metric_for_best_model} on the evaluation split: {trainer.state.best_metric}; model: {output_dir}"
     )
 
 

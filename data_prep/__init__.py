@@ -1,4 +1,4 @@
-"""Raw files to an encoded `Dataset`: every source gives the same columns, so nothing later knows where a row came from."""
+"""Raw files to an encoded `Dataset`. Every source gives the same columns: nothing later knows where a row came from."""
 
 from datasets import Features, Image, List, Value
 
