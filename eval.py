@@ -16,9 +16,9 @@ from tqdm import tqdm
 from vqafusion.command_line import one_line_errors, parse, writable_folder
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode
+from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
-from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
+from vqafusion.processing_vqafusion import max_question_length
 
 
 @dataclass
@@ -85,8 +85,7 @@ def main(argv=None):
     dataset = dataset.select(range(min(args.max_samples or len(dataset), len(dataset))))
     if not any(dataset["answers"]):
         raise DataError(f"split {args.split!r} has no human answers to compare with")
-    processor = VqaFusionProcessor.from_pretrained(args.model)
-    model = VqaFusionForVisualQuestionAnswering.from_pretrained(args.model).eval()
+    processor, model = load_model(args.model)
     length = max_question_length(model.config, processor.tokenizer)
     encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
     # Sorted by image, so that each image is encoded once for all its questions.

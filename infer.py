@@ -34,14 +34,13 @@ def main(argv=None):
 
     # After the arguments, so that --help and a wrong argument do not wait for torch.
     from transformers.utils import logging
-    from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
+    from vqafusion.loading import load_model
     from vqafusion.pipeline_vqafusion import VqaFusionPipeline
-    from vqafusion.processing_vqafusion import VqaFusionProcessor, load_image, max_question_length
+    from vqafusion.processing_vqafusion import load_image, max_question_length
 
     logging.disable_progress_bar()
     image = load_image(args.image)
-    processor = VqaFusionProcessor.from_pretrained(args.model)
-    model = VqaFusionForVisualQuestionAnswering.from_pretrained(args.model)
+    processor, model = load_model(args.model)
     longest = max_question_length(model.config, processor.tokenizer)
     if len(processor.tokenizer(args.question, truncation=False)["input_ids"]) > longest:
         raise ValueError(f"--question is longer than the {longest} tokens that the model reads; shorten it")

@@ -23,10 +23,6 @@ class VqaFusionProcessor(ProcessorMixin):
         tokenizer: any that `AutoTokenizer` loads.
     """
 
-    attributes = ["image_processor", "tokenizer"]
-    image_processor_class = "AutoImageProcessor"
-    tokenizer_class = "AutoTokenizer"
-
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
 

@@ -12,7 +12,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -92,7 +92,7 @@ class VqaTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(default="overall")
     greater_is_better: bool | None = field(default=True)
     remove_unused_columns: bool | None = field(default=False)
-    report_to: str | list[str] | None = field(default="none")
+    report_to: None | str | list[str] = field(default="none")
     logging_steps: float = field(default=50)
 
 
@@ -181,7 +181,7 @@ def build(data, model_arguments, train_set):
         )
         model = VqaFusionForVisualQuestionAnswering(config)
         side = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
-        image_processor = CLIPImageProcessor(size=side, do_center_crop=False)
+        image_processor = CLIPImageProcessorPil(size=side, do_center_crop=False)
     return VqaFusionProcessor(image_processor, tokenizer), model
 
 

@@ -1,0 +1,36 @@
+"""Saved models for this project's own scripts: the installed classes, never the code that lies in the folder."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+)
+
+from .configuration_vqafusion import VqaFusionConfig
+from .modeling_vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionModel
+from .processing_vqafusion import VqaFusionProcessor
+
+# With these, the Auto classes need no `trust_remote_code` where the package is installed.
+AutoConfig.register(VqaFusionConfig.model_type, VqaFusionConfig)
+AutoModel.register(VqaFusionConfig, VqaFusionModel)
+AutoModelForVisualQuestionAnswering.register(VqaFusionConfig, VqaFusionForVisualQuestionAnswering)
+AutoProcessor.register(VqaFusionConfig, VqaFusionProcessor)
+
+
+def load_model(name):
+    """
+    Args:
+        name (`str`): a folder, or a name on the Hub.
+
+    Returns:
+        `(processor, model)`, the model in eval mode.
+
+    Raises:
+        ValueError: the folder or repository holds no VQAFusion model.
+        OSError: there is no such folder or repository.
+    """
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type != VqaFusionConfig.model_type:
+        raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
+    return VqaFusionProcessor.from_pretrained(name), VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
