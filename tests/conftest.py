@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, DistilBertConfig
+from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering, VqaFusionProcessor
+from vqafusion.data_prep.encode import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
+ANSWERS = ["yes", "no", "red", "blue", "circle", "2"]
+QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", "how many shapes are there?"]
 
 
 @pytest.fixture(scope="session")
@@ -13,4 +21,52 @@ def shared():
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs the reference data in {folder}, which is not there")
+    return folder
+
+
+def tiny_config(**changes):
+    """Width 32, so that a forward pass takes milliseconds."""
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    text = DistilBertConfig(vocab_size=200, dim=32, hidden_dim=64, n_layers=2, n_heads=2, max_position_embeddings=64)
+    return VqaFusionConfig(
+        **{
+            "vision_config": vision,
+            "text_config": text,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "id2label": dict(enumerate(ANSWERS)),
+            "label2id": {answer: i for i, answer in enumerate(ANSWERS)},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return VqaFusionForVisualQuestionAnswering(tiny_config()).eval()
+
+
+@pytest.fixture(scope="session")
+def processor():
+    image_processor = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    return VqaFusionProcessor(image_processor, train_tokenizer(QUESTIONS))
+
+
+def draw(color="red", size=(48, 40), mode="RGB"):
+    """A picture with a square of the colour in its upper left quarter."""
+    pixels = np.full((size[1], size[0], 3), 240, dtype=np.uint8)
+    pixels[: size[1] // 2, : size[0] // 2] = np.array(Image.new("RGB", (1, 1), color))[0, 0]
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.fixture
+def saved(model, processor, tmp_path):
+    """Folder of a saved model."""
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder

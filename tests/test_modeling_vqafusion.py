@@ -1,0 +1,291 @@
+"""The model's contract: shapes, gradients, padding, attention, loss, saving, and the code that travels with it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, draw, tiny_config
+from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, EfficientNetConfig
+from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
+from vqafusion.modeling_vqafusion import HUB_FILES
+
+
+def batch(questions=3, length=7, images=None, size=32):
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.randint(5, 200, (questions, length)),
+        "attention_mask": torch.ones(questions, length, dtype=torch.long),
+        "pixel_values": torch.randn(images or questions, 3, size, size),
+    }
+
+
+def test_shapes(model):
+    output = model(**batch(), labels=torch.rand(3, 6), output_attentions=True)
+    assert output.loss.shape == () and output.logits.shape == (3, 6)
+    assert output.question_states.shape == (3, 7, 32) and output.image_states.shape == (3, 17, 32)
+    assert [a.shape for a in output.question_to_image_attentions] == [(3, 4, 7, 17)] * 3
+    assert [a.shape for a in output.image_to_question_attentions] == [(3, 4, 17, 7)] * 3
+    assert model.attention_map(output).shape == (3, 4, 4)
+    assert torch.allclose(model.attention_map(output).sum((1, 2)), torch.ones(3))
+
+
+def test_attentions_are_those_that_were_used(model):
+    fused, explicit = model(**batch()), model(**batch(), output_attentions=True)
+    assert torch.allclose(fused.logits, explicit.logits, atol=1e-6)
+    assert fused.question_to_image_attentions is None
+    with pytest.raises(ValueError, match="output_attentions"):
+        model.attention_map(fused)
+
+
+def test_padding_changes_nothing(model):
+    alone = batch(1)
+    padded = {name: value.clone() for name, value in alone.items()}
+    padded["input_ids"] = torch.nn.functional.pad(alone["input_ids"], (0, 5), value=9)
+    padded["attention_mask"] = torch.nn.functional.pad(alone["attention_mask"], (0, 5))
+    expected, output = model(**alone), model(**padded, output_attentions=True)
+    assert torch.allclose(expected.logits, output.logits, atol=1e-5)
+    for to_image, to_question in zip(output.question_to_image_attentions, output.image_to_question_attentions):
+        assert torch.allclose(to_image[:, :, :7].sum(-1), torch.ones(1, 4, 7)) and (to_image[:, :, 7:] == 0).all()
+        assert torch.allclose(to_question.sum(-1), torch.ones(1, 4, 17)) and (to_question[..., 7:] == 0).all()
+
+
+def test_frozen_encoder_stays_frozen_and_gradients_reach_the_rest(model):
+    model.train()
+    vision = model.vqafusion.vision_model
+    assert not any(module.training for module in vision.modules()) and model.vqafusion.text_model.training
+    model(**batch(), labels=torch.rand(3, 6)).loss.backward()
+    assert all(parameter.grad is None for parameter in vision.parameters())
+    for name, parameter in model.named_parameters():
+        if ".vision_model." not in name:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0 or _has_no_gradient(name), name
+
+
+def _has_no_gradient(name):
+    """A key's bias adds the same to every score of a row, so softmax takes it away: its gradient is rounding."""
+    return name.endswith(("k_lin.bias", "position_embeddings.weight"))
+
+
+def test_unfrozen_vision_learns_and_frozen_text_does_not():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(freeze_vision=False, freeze_text=True)).train()
+    model(**batch(), labels=torch.rand(3, 6)).loss.backward()
+    assert model.vqafusion.vision_model.embeddings.patch_embedding.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.vqafusion.text_model.parameters())
+
+
+def test_image_states_stand_for_pixels(model):
+    inputs = batch()
+    expected = model(**inputs).logits
+    states = model.vqafusion.encode_image(inputs.pop("pixel_values"))
+    assert states.shape == (3, 17, 32)
+    assert torch.equal(expected, model(**inputs, image_states=states).logits)
+
+
+def test_an_image_is_encoded_once_for_all_its_questions(model):
+    inputs = batch(4, images=2)
+    index = torch.tensor([0, 1, 1, 0])
+    encoded = []
+    model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
+    shared = model(**inputs, image_index=index).logits
+    assert encoded == [2]
+    apart = model(**{**inputs, "pixel_values": inputs["pixel_values"][index]}).logits
+    assert torch.allclose(shared, apart, atol=1e-5)
+    one = model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]}).logits
+    assert torch.allclose(one[[0, 3]], shared[[0, 3]], atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"pixel_values": None}, {"image_states": torch.zeros(3, 17, 32)}])
+def test_pixels_or_states_not_both(model, changes):
+    with pytest.raises(ValueError, match="either pixel_values or image_states"):
+        model(**{**batch(), **changes})
+
+
+def test_counts_must_match(model):
+    with pytest.raises(ValueError, match="image_index"):
+        model(**batch(3, images=2))
+
+
+def test_grid_encoders_and_pooling():
+    grid = EfficientNetConfig(
+        image_size=64, in_channels=[8], out_channels=[16], kernel_sizes=[3], strides=[2], num_block_repeats=[1],
+        expand_ratios=[1], depthwise_padding=[], hidden_dim=24, width_coefficient=1.0, depth_coefficient=1.0,
+    )  # fmt: skip
+    for size, patches in ((None, 256), (4, 16)):
+        model = VqaFusionForVisualQuestionAnswering(tiny_config(vision_config=grid, image_pool_size=size)).eval()
+        output = model(**batch(size=64), output_attentions=True)
+        assert output.image_states.shape[1] == patches
+        assert model.attention_map(output).shape[1:] == (patches**0.5, patches**0.5)
+
+
+def test_pooling_keeps_the_cls_token_and_averages_the_grid():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
+    states = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 32)
+    assert model.vqafusion._pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+
+
+def test_losses():
+    logits, labels = torch.randn(2, 6), torch.tensor([[0.9, 0.3, 0, 0, 0, 0], [0.0] * 6])
+    bce = VqaFusionForVisualQuestionAnswering(tiny_config())
+    each = -(labels * logits.sigmoid().log() + (1 - labels) * (1 - logits.sigmoid()).log())
+    assert torch.allclose(bce.answer_loss(logits, labels), each.sum() / 2, atol=1e-5)
+    assert torch.allclose(bce.probabilities(logits), logits.sigmoid())
+    ce = VqaFusionForVisualQuestionAnswering(tiny_config(answer_loss="ce"))
+    log_probabilities = logits[0].log_softmax(-1)
+    expected = -(0.75 * log_probabilities[0] + 0.25 * log_probabilities[1]) / 2
+    assert torch.allclose(ce.answer_loss(logits, labels), expected, atol=1e-5)
+    hard = torch.nn.functional.cross_entropy(logits, torch.tensor([3, 1]))
+    assert torch.allclose(ce.answer_loss(logits, torch.tensor([3, 1])), hard, atol=1e-5)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model):
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.config.text_config.attention_dropout = 0.0
+        for layer in model.vqafusion.text_model.transformer.layer:
+            layer.attention.dropout_p = 0.0
+        model(**batch(), labels=torch.ones(3, 6)).loss.backward()
+        gradients.append(model.vqafusion.fusion_layers[0].question_to_image.attention.query.weight.grad.clone())
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": 33}, {"answer_loss": "mse"}, {"num_fusion_layers": 0}, {"vision_config": {"width": 1}}]
+)
+def test_bad_configurations_are_refused(changes):
+    with pytest.raises(ValueError):
+        tiny_config(**changes)
+
+
+def test_default_configuration_is_clip_and_distilbert_with_1000_answers():
+    config = VqaFusionConfig()
+    assert (config.vision_config.model_type, config.text_config.model_type) == ("clip_vision_model", "distilbert")
+    assert config.num_labels == 1000 and config.num_fusion_layers == 3 and config.freeze_vision
+
+
+def test_pretrained_towers_keep_their_weights(tmp_path, model):
+    text = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 32, "patch_size": 8}  # fmt: skip
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision))
+    clip.save_pretrained(tmp_path / "clip")
+    DistilBertModel(model.config.text_config).save_pretrained(tmp_path / "text")
+    joined = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
+        tmp_path / "clip", tmp_path / "text", hidden_size=32, num_labels=6
+    )
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = clip.eval().vision_model(pixels).last_hidden_state
+    assert torch.allclose(joined.vqafusion.encode_image(pixels), expected, atol=1e-6)
+    reloaded = AutoModel.from_pretrained(tmp_path / "text").embeddings.word_embeddings.weight
+    assert torch.equal(joined.vqafusion.text_model.embeddings.word_embeddings.weight, reloaded)
+    assert not any(parameter.requires_grad for parameter in joined.vqafusion.vision_model.parameters())
+
+
+def test_dtype_and_determinism(model, saved):
+    assert torch.equal(model(**batch()).logits, model(**batch()).logits)
+    half = VqaFusionForVisualQuestionAnswering.from_pretrained(saved, dtype=torch.float16)
+    assert half.dtype == torch.float16 and half(**batch()).logits.dtype == torch.float16
+    again = VqaFusionForVisualQuestionAnswering.from_pretrained(saved)
+    assert torch.equal(again(**batch()).logits, model(**batch()).logits)
+    assert not any(parameter.requires_grad for parameter in again.vqafusion.vision_model.parameters())
+
+
+STRANGER = """
+import json, sys
+try:
+    import vqafusion
+    sys.exit("the package must not be importable here")
+except ImportError:
+    pass
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor, pipeline
+folder = sys.argv[1]
+code = dict(trust_remote_code=True)
+config = AutoConfig.from_pretrained(folder, **code)
+processor = AutoProcessor.from_pretrained(folder, **code)
+model = AutoModelForVisualQuestionAnswering.from_pretrained(folder, **code)
+encoder = AutoModel.from_pretrained(folder, **code)
+inputs = processor(images="image.png", text=sys.argv[2])
+with torch.no_grad():
+    output, fused = model(**inputs), encoder(**inputs)
+assert torch.allclose(output.question_states, fused.question_states, atol=1e-6)
+answers = pipeline("visual-question-answering", model=folder, **code)(image="image.png", question=sys.argv[2], top_k=3)
+unnamed = pipeline(model=folder, **code)(image="image.png", question=sys.argv[2], top_k=3)
+assert answers == unnamed
+print(json.dumps({"type": config.model_type, "logits": output.logits.tolist(), "answers": answers}))
+"""
+
+
+def test_a_stranger_loads_the_folder_with_every_auto_class(model, processor, saved, tmp_path):
+    assert {file.name for file in saved.glob("*.py")} == set(HUB_FILES)
+    assert not list(saved.glob("*.bin")) and (saved / "model.safetensors").exists()
+    question = "what color is the circle?"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    draw().save(elsewhere / "image.png")
+    # The editable install would make the package importable: without site's .pth files it is not.
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path.append({_site_packages()!r})\n" + STRANGER, saved, question],
+        cwd=elsewhere, capture_output=True, text=True, timeout=300,
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    result = json.loads(run.stdout.splitlines()[-1])
+    expected = model(**processor(images=elsewhere / "image.png", text=question)).logits
+    assert torch.allclose(torch.tensor(result["logits"]), expected, atol=1e-5)
+    assert result["type"] == "vqafusion"
+    assert result["answers"][0]["answer"] == model.config.id2label[expected.argmax().item()]
+    assert [a["score"] for a in result["answers"]] == pytest.approx(expected.sigmoid()[0].topk(3).values.tolist())
+
+
+def _site_packages():
+    return next(path for path in sys.path if path.endswith("site-packages"))
+
+
+def test_hub_files_import_nothing_but_each_other():
+    for name in HUB_FILES:
+        text = (ROOT / name).read_text()
+        assert "import vqafusion" not in text and "from vqafusion" not in text and "from . import" not in text
+
+
+def test_real_encoders_build_and_learn(shared):
+    from transformers import AutoImageProcessor, AutoTokenizer
+    from vqafusion import VqaFusionProcessor
+    from vqafusion.data_prep import load_split
+    from vqafusion.data_prep.answers import build_vocabulary
+    from vqafusion.data_prep.encode import VqaCollator, encode
+
+    torch.manual_seed(0)
+    vision, text = shared / "models" / "efficientnet-lite2", shared / "models" / "minilm-distilbert"
+    rows = load_split("vqa_v2", "minitrain2014", shared / "data" / "vqa_v2_mini")
+    answers = build_vocabulary(rows["answers"], 1000)
+    label2id = {answer: i for i, answer in enumerate(answers)}
+    model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
+        vision, text, id2label=dict(enumerate(answers)), label2id=label2id, hidden_size=128, intermediate_size=256,
+        image_pool_size=4,
+    ).train()  # fmt: skip
+    processor = VqaFusionProcessor(AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text))
+    encoded = encode(rows.select(range(160)), processor.tokenizer, label2id)
+    collate = VqaCollator(processor, len(answers))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
+    losses = []
+    for step in range(20):
+        batch = collate([encoded[i] for i in range(8 * step, 8 * step + 8)])
+        losses.append(model(**batch).loss)
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert torch.stack(losses[-5:]).mean() < 0.2 * torch.stack(losses[:2]).mean()
