@@ -398,8 +398,12 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
 
 
 def _width(config):
-    """Width of an encoder's last hidden state; transformers maps most names to `hidden_size`."""
-    return getattr(config, "hidden_size", None) or config.hidden_dim
+    """Width of an encoder's last hidden state, which transformers' configurations name in three ways."""
+    for name in ("hidden_size", "hidden_sizes", "hidden_dim"):
+        width = getattr(config, name, None)
+        if width is not None:
+            return width[-1] if isinstance(width, (list, tuple)) else width
+    raise ValueError(f"a {config.model_type!r} configuration does not say how wide its last hidden state is")
 
 
 def _project(width, config):

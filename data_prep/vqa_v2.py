@@ -49,10 +49,8 @@ def load(data_dir, split):
         "questions": questions,
         "annotations": annotations,
         "images": str(images),
-        "stamp": [
-            _READER_VERSION,
-            *((file.stat().st_size, file.stat().st_mtime_ns) for file in map(Path, (s[0] for s in sources))),
-        ],
+        # A tuple: `from_generator` takes a list for shards and would run once for each entry.
+        "stamp": (_READER_VERSION, *(_stamp(file) for file, _ in sources)),
     }
     try:
         return Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
@@ -60,6 +58,11 @@ def load(data_dir, split):
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
+
+
+def _stamp(file):
+    status = Path(file).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _find(data_dir, name):
