@@ -70,6 +70,7 @@ class CrossAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.num_heads = config.num_attention_heads
+        self.config = config
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
@@ -88,7 +89,7 @@ class CrossAttention(nn.Module):
         query = self._split(self.query(states))  # (batch, heads, rows, head)
         key, value = map(self._split, self.key_value(context).chunk(2, dim=-1))  # (batch, heads, columns, head)
         weights = None
-        if output_attentions:
+        if output_attentions or self.config._attn_implementation == "eager":
             scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (batch, heads, rows, columns)
             if mask is not None:
                 scores = scores.masked_fill(~mask, float("-inf"))

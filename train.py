@@ -43,6 +43,7 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
     flip: bool = field(default=False, metadata={"help": "mirror images at random; not where left and right matter"})
+    max_shift: int = field(default=0, metadata={"help": "move training images by up to so many pixels at random"})
 
 
 @dataclass
@@ -69,6 +70,9 @@ class ModelArguments:
     freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
     freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
     answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "sdpa, or eager, faster for small models on CPU"}
+    )
 
     def fusion(self):
         """The arguments that `VqaFusionConfig` takes under the same names."""
@@ -224,7 +228,7 @@ def main(argv=None):
         compute_metrics=accuracy,
         preprocess_logits_for_metrics=best_answers,
     )
-    trainer.train_collator = VqaCollator(processor, model.config.num_labels, data.flip)
+    trainer.train_collator = VqaCollator(processor, model.config.num_labels, data.flip, data.max_shift)
     resume = args.resume_from_checkpoint
     if resume in ("True", "true", True):
         resume = get_last_checkpoint(output_dir)

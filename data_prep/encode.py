@@ -66,11 +66,13 @@ class VqaCollator:
         processor: a [`VqaFusionProcessor`].
         num_labels (`int`): size of the answer vocabulary.
         flip (`bool`): mirror each image with probability one half; only where no question tells left from right.
+        max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
     """
 
     processor: Any
     num_labels: int
     flip: bool = False
+    max_shift: int = 0
 
     def __call__(self, rows):
         """
@@ -105,7 +107,13 @@ class VqaCollator:
         if self.flip:
             mirrored = torch.rand(len(pixels)) < 0.5
             pixels[mirrored] = pixels[mirrored].flip(-1)
-        return pixels
+        return torch.stack([self._shift(image) for image in pixels]) if self.max_shift else pixels
+
+    def _shift(self, image):
+        most = self.max_shift
+        top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
+        padded = torch.nn.functional.pad(image, (most,) * 4, mode="replicate")
+        return padded[:, top : top + image.shape[1], left : left + image.shape[2]]
 
 
 def train_tokenizer(questions, vocab_size=4000):
