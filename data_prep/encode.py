@@ -14,6 +14,7 @@ from . import DataError
 from .answers import soft_targets
 
 MAX_QUESTION_TOKENS = 64
+WORTH_PROCESSES = 10_000  # rows; fewer are encoded sooner than processes start
 
 
 def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_proc=None):
@@ -41,7 +42,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         _encode_batch,
         fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},
         batched=True,
-        num_proc=num_proc if num_proc and len(dataset) >= 10_000 else None,
+        num_proc=num_proc if num_proc and len(dataset) >= WORTH_PROCESSES else None,
         new_fingerprint=key,
         desc="Encoding questions and answers",
     )

@@ -24,6 +24,14 @@ def shared():
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Encoded data of the tests goes away with them."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
 def tiny_config(**changes):
     """Width 32, so that a forward pass takes milliseconds."""
     vision = CLIPVisionConfig(

@@ -1,0 +1,215 @@
+"""Sources, vocabulary, encoding and batches, on small files in the official layout."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from conftest import draw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
+from vqafusion.data_prep.answers import build_vocabulary, soft_targets
+from vqafusion.data_prep.encode import VqaCollator, encode, train_tokenizer
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import normalize_answer, question_score
+
+SPLIT = "toy2014"
+
+
+def write_vqa_v2(folder, images=2, per_image=3, split=SPLIT):
+    """A data set in the official layout; its answers are 7 times "yes" and 3 times "Red."."""
+    (folder / split).mkdir(parents=True)
+    questions, annotations = [], []
+    for image_id in range(1, images + 1):
+        draw().save(folder / split / f"COCO_{split}_{image_id:012d}.jpg")
+        for number in range(per_image):
+            key = 1000 * image_id + number
+            questions.append({"image_id": image_id, "question": f"is it red {number}?", "question_id": key})
+            answers = [{"answer": a, "answer_id": i} for i, a in enumerate(["yes"] * 7 + ["Red."] * 3, 1)]
+            annotations.append(
+                {"question_id": key, "image_id": image_id, "answers": answers, "question_type": "is it",
+                 "answer_type": "yes/no", "multiple_choice_answer": "yes"}
+            )  # fmt: skip
+    write_json(folder, f"v2_OpenEnded_mscoco_{split}_questions.json", {"questions": questions})
+    write_json(folder, f"v2_mscoco_{split}_annotations.json", {"annotations": annotations})
+    return folder
+
+
+def write_json(folder, name, data):
+    (folder / name).write_text(data if isinstance(data, str) else json.dumps(data))
+
+
+@pytest.fixture
+def official(tmp_path):
+    return write_vqa_v2(tmp_path / "data")
+
+
+def test_official_layout(official):
+    rows = load_split("vqa_v2", SPLIT, official)
+    assert len(rows) == 6 and rows.features == FEATURES
+    first = rows[0]
+    assert first["question_id"] == 1000 and first["image_id"] == f"{SPLIT}/1" and first["question"] == "is it red 0?"
+    assert first["answers"] == ["yes"] * 7 + ["Red."] * 3 and first["image"].size == (48, 40)
+    assert (first["question_type"], first["answer_type"]) == ("is it", "yes/no")
+
+
+def test_zipped_files_are_read_and_changes_are_seen(official):
+    for name in ("questions", "annotations"):
+        (file,) = official.glob(f"v2_*_{name}.json")
+        with zipfile.ZipFile(official / f"{name}.zip", "w") as archive:
+            archive.writestr(f"inner/{file.name}", file.read_text().replace("is it red", "is this red"))
+        file.unlink()
+    rows = load_split("vqa_v2", SPLIT, official)
+    assert rows[5]["question"] == "is this red 2?" and len(rows) == 6
+
+
+def test_test_splits_need_no_annotations(tmp_path):
+    folder = write_vqa_v2(tmp_path / "data", split="test2015")
+    (folder / "v2_mscoco_test2015_annotations.json").unlink()
+    assert load_split("vqa_v2", "test2015", folder)[0]["answers"] == []
+
+
+def questions_file(official):
+    return official / f"v2_OpenEnded_mscoco_{SPLIT}_questions.json"
+
+
+def annotations_file(official):
+    return official / f"v2_mscoco_{SPLIT}_annotations.json"
+
+
+@pytest.mark.parametrize(
+    "harm,words",
+    [
+        (lambda d: questions_file(d).write_text('{"questions": ['), "not valid JSON"),
+        (lambda d: questions_file(d).write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
+        (lambda d: questions_file(d).write_text("[]"), "no list of 'questions'"),
+        (lambda d: questions_file(d).write_text('{"questions": []}'), "empty"),
+        (lambda d: questions_file(d).write_text('{"questions": [{"image_id": 1}]}'), "entry 0"),
+        (lambda d: questions_file(d).unlink(), "no questions of split 'toy2014'"),
+        (lambda d: annotations_file(d).unlink(), "no annotations of split"),
+        (lambda d: annotations_file(d).write_text(annotations_file(d).read_text().replace("1002", "7")), "question_id 1002"),
+        (lambda d: questions_file(d).write_text(questions_file(d).read_text().replace("1001", "1000")), "more than once"),
+        (lambda d: (d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink(), "1 images are missing"),
+        (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
+        (lambda d: annotations_file(d).write_text(annotations_file(d).read_text().replace('"Red."', "3")), "without text"),
+        (lambda d: (d / "broken.zip").write_text("no zip") and questions_file(d).unlink(), "not a readable zip"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_named(official, harm, words):
+    harm(official)
+    with pytest.raises(DataError) as error:
+        load_split("vqa_v2", SPLIT, official)
+    assert words in str(error.value) and str(official) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (("easy_vqa", "val"), "train, validation, test"),
+        (("coco", "train"), "unknown data set"),
+        (("vqa_v2", "val2014"), "--data_dir"),
+        (("vqa_v2", "val2014", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_unknown_names(arguments, words):
+    with pytest.raises(DataError, match=words):
+        load_split(*arguments)
+
+
+def test_easy_vqa_splits():
+    train, validation, test = (easy_vqa.load(split) for split in easy_vqa.SPLITS)
+    assert len(train) + len(validation) == 38_575 and len(test) == 9_673
+    images = [set(rows["image_id"]) for rows in (train, validation, test)]
+    assert [len(group) for group in images] == [3_600, 400, 1_000]
+    assert not images[0] & images[1] and not (images[0] | images[1]) & images[2]
+    assert train.features == FEATURES and train[0]["image"].size == (64, 64)
+    assert set(train["answer_type"]) == {"yes/no", "other"}
+    assert all(len(answers) == 10 and len(set(answers)) == 1 for answers in test["answers"])
+    keys = [key for rows in (train, validation, test) for key in rows["question_id"]]
+    assert len(train["question_id"]) == len(set(train["question_id"])) and len(keys) == 48_248
+    assert set(test["question_type"]) == {
+        "what color", "what shape", "is there a color", "is there a shape", "is there not a color", "is there not a shape",
+    }  # fmt: skip
+
+
+def test_vocabulary_is_normalised_frequent_first_and_reproducible():
+    answers = [["Red.", "red", "two"], ["2", "blue", "the"], ["Blue"]]
+    assert build_vocabulary(answers, 10) == ["2", "blue", "red"]
+    assert build_vocabulary(reversed(answers), 2) == ["2", "blue"]
+    with pytest.raises(ValueError, match="no answers"):
+        build_vocabulary([], 10)
+
+
+@given(st.lists(st.sampled_from(["yes", "no", "Red.", "red", "2", "two", "dog"]), min_size=10, max_size=10))
+def test_soft_targets_are_the_official_scores(answers):
+    vocabulary = ["yes", "no", "red", "2"]
+    ids, scores = soft_targets(answers, {answer: i for i, answer in enumerate(vocabulary)})
+    assert len(ids) == len(set(ids))
+    for label, score in zip(ids, scores):
+        raw = next(a for a in answers if normalize_answer(a) == vocabulary[label])
+        assert score == question_score(raw, answers) > 0
+    assert {vocabulary[i] for i in ids} == {normalize_answer(a) for a in answers} & set(vocabulary)
+
+
+def test_encoding_keeps_every_row_and_is_found_again(official, processor):
+    label2id = {"red": 0, "blue": 1}
+    rows = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, label2id)
+    assert rows[0]["label_ids"] == [0] and rows[0]["label_scores"] == [pytest.approx(0.9)]
+    processor(text=["short", "a much longer question than that"])  # the tokenizer remembers its last padding
+    again = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, label2id)
+    assert again.cache_files == rows.cache_files and rows.cache_files
+    other = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"yes": 0})
+    assert other.cache_files != rows.cache_files and other[0]["label_scores"] == [1.0]
+    none = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"cat": 0})
+    assert len(none) == 6 and none[0]["label_ids"] == []
+
+
+def test_several_processes_encode_the_same(official, processor, monkeypatch):
+    monkeypatch.setattr("vqafusion.data_prep.encode.WORTH_PROCESSES", 1)
+    rows = load_split("vqa_v2", SPLIT, official)
+    one = encode(rows, processor.tokenizer, {"yes": 0})
+    two = encode(rows, processor.tokenizer, {"yes": 0}, num_proc=2)
+    assert [row["input_ids"] for row in one] == [row["input_ids"] for row in two]
+    assert [row["label_scores"] for row in one] == [row["label_scores"] for row in two]
+
+
+def test_batches_hold_each_image_once(official, processor):
+    rows = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"yes": 0, "red": 1})
+    batch = VqaCollator(processor, 2)([rows[i] for i in (3, 0, 4, 1)])
+    assert batch["pixel_values"].shape == (2, 3, 32, 32) and batch["image_index"].tolist() == [0, 1, 0, 1]
+    assert torch.allclose(batch["labels"], torch.tensor([[1.0, 0.9]] * 4))
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+
+
+def test_broken_images_are_named_in_a_batch(official, processor):
+    (official / SPLIT / f"COCO_{SPLIT}_{1:012d}.jpg").write_text("not an image")
+    rows = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"yes": 0})
+    with pytest.raises(DataError, match="000000000001.jpg"):
+        VqaCollator(processor, 1)([rows[0]])
+
+
+def test_augmentation_moves_pixels_but_invents_none(official, processor):
+    rows = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"yes": 0})
+    plain = VqaCollator(processor, 1)([rows[0]])["pixel_values"]
+    torch.manual_seed(0)
+    moved = [VqaCollator(processor, 1, flip=True, max_shift=4)([rows[0]])["pixel_values"] for _ in range(8)]
+    assert any(not torch.equal(plain, one) for one in moved)
+    assert all(set(one.unique().tolist()) <= set(plain.unique().tolist()) for one in moved)
+    mirrored = [VqaCollator(processor, 1, flip=True)([rows[0]])["pixel_values"] for _ in range(8)]
+    assert all(torch.equal(one, plain) or torch.equal(one, plain.flip(-1)) for one in mirrored)
+
+
+def test_tokenizer_knows_its_questions():
+    tokenizer = train_tokenizer(["what color is the shape?"])
+    ids = tokenizer("What COLOR is the shape?")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "what", "color", "is", "the", "shape", "?", "[SEP]"]
+    assert tokenizer.unk_token_id in tokenizer("日本")["input_ids"]
+
+
+def test_minidev(shared):
+    rows = load_split("vqa_v2", "minidev2014", shared / "data" / "vqa_v2_mini")
+    assert len(rows) == 3_038 and len(set(rows["image_id"])) == 500
+    kinds = list(rows["answer_type"])
+    assert [kinds.count(kind) for kind in ("yes/no", "number", "other")] == [1_303, 350, 1_385]
+    assert rows[0]["image"].size == (224, 224)

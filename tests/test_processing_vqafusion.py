@@ -1,0 +1,115 @@
+"""Images of every kind, broken ones, and the part of the picture that the model sees."""
+
+import base64
+import functools
+import http.server
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from conftest import draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from vqafusion import VqaFusionProcessor
+from vqafusion.processing_vqafusion import load_image
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "RGB"])
+def test_modes_become_rgb(mode):
+    image = Image.new("I;16", (8, 8), 65535) if mode == "I;16" else draw().convert(mode)
+    assert load_image(image).mode == "RGB"
+
+
+def test_transparency_lies_over_white_and_sixteen_bits_are_scaled():
+    assert load_image(Image.new("RGBA", (2, 2), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert load_image(Image.new("I;16", (2, 2), 32768)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_exif_orientation_is_applied():
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    assert load_image(buffer.getvalue()).size == (4, 8)
+
+
+def test_sources(tmp_path):
+    image, data = draw(), encoded(draw())
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    sources = [image, data, path, str(path), np.asarray(image), f"data:image/png;base64,{text}", f"{address}/image.png"]
+    sources += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, base64.b64encode(data * 40).decode()]
+    for source in sources:
+        assert np.array_equal(np.asarray(load_image(source)), np.asarray(image))
+    with pytest.raises(ValueError, match="fetched"):
+        load_image(f"{address}/absent.png")
+    server.shutdown()
+
+
+def huge_header():
+    """A PNG that says 30,000 x 30,000 in a few bytes."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", huge_header(), encoded(draw(), "JPEG")[:300], encoded(draw())[:60]],
+    ids=["empty", "text", "huge", "cut jpeg", "cut png"],
+)  # fmt: skip
+def test_broken_files_are_named(tmp_path, data):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="broken.jpg"):
+        load_image(path)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.jpg"):
+        load_image(tmp_path / "absent.jpg")
+    with pytest.raises(ValueError, match="folder"):
+        load_image(tmp_path)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=64), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "GIF", "BMP"]))
+def test_rubbish_is_refused_or_read_but_never_anything_else(junk, position, kind):
+    data = bytearray(encoded(draw(), kind))
+    data[position : position + len(junk)] = junk
+    try:
+        assert load_image(bytes(data)).mode == "RGB"
+    except ValueError as error:
+        assert str(error)
+
+
+def test_batch(processor):
+    batch = processor(images=[draw(), draw("blue")], text=["what color?", "how many shapes are there?"])
+    assert batch["pixel_values"].shape == (2, 3, 32, 32)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape and batch["attention_mask"][0].min() == 0
+    with pytest.raises(ValueError, match="images, text"):
+        processor()
+
+
+def test_visible_box(processor):
+    assert processor.visible_box(640, 480) == (0, 0, 640, 480)
+    clip = VqaFusionProcessor(CLIPImageProcessorPil(), processor.tokenizer)  # shortest edge 224, centre crop 224
+    assert clip.visible_box(640, 480) == pytest.approx((80, 0, 560, 480))
+    assert clip.visible_box(100, 300) == pytest.approx((0, 100, 100, 200))
