@@ -10,6 +10,8 @@ from pathlib import Path
 
 from vqafusion.command_line import one_line_errors, writable_folder
 
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
 
 def arguments():
     parser = argparse.ArgumentParser(prog="infer.py", description="Ask a picture a question.")
@@ -29,8 +31,8 @@ def main(argv=None):
         raise ValueError(f"--top_k must be at least 1, not {args.top_k}")
     if not args.question.strip():
         raise ValueError("--question is empty")
-    if args.output:
-        writable_folder(Path(args.output).resolve().parent)
+    if args.output and Path(args.output).suffix.lower() not in PICTURE_ENDINGS:
+        raise ValueError(f"--output {args.output}: the name must end in one of {', '.join(PICTURE_ENDINGS)}")
 
     # After the arguments, so that --help and a wrong argument do not wait for torch.
     from transformers.utils import logging
@@ -40,6 +42,8 @@ def main(argv=None):
 
     logging.disable_progress_bar()
     image = load_image(args.image)
+    if args.output:
+        writable_folder(Path(args.output).resolve().parent)
     processor, model = load_model(args.model)
     longest = max_question_length(model.config, processor.tokenizer)
     if len(processor.tokenizer(args.question, truncation=False)["input_ids"]) > longest:
@@ -64,7 +68,7 @@ def main(argv=None):
 
 def _save(picture, file):
     """Under a temporary name first, so that a broken write leaves nothing behind."""
-    temporary = file.with_name(f".{file.name}.tmp{file.suffix or '.png'}")
+    temporary = file.with_name(f".{file.name}.tmp{file.suffix}")
     try:
         picture.save(temporary)
         os.replace(temporary, file)

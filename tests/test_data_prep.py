@@ -8,7 +8,6 @@ import torch
 from conftest import draw
 from hypothesis import given
 from hypothesis import strategies as st
-
 from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
 from vqafusion.data_prep.answers import build_vocabulary, soft_targets
 from vqafusion.data_prep.encode import VqaCollator, encode, train_tokenizer
@@ -78,6 +77,10 @@ def annotations_file(official):
     return official / f"v2_mscoco_{SPLIT}_annotations.json"
 
 
+def replace(file, old, new):
+    file.write_text(file.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     "harm,words",
     [
@@ -88,11 +91,11 @@ def annotations_file(official):
         (lambda d: questions_file(d).write_text('{"questions": [{"image_id": 1}]}'), "entry 0"),
         (lambda d: questions_file(d).unlink(), "no questions of split 'toy2014'"),
         (lambda d: annotations_file(d).unlink(), "no annotations of split"),
-        (lambda d: annotations_file(d).write_text(annotations_file(d).read_text().replace("1002", "7")), "question_id 1002"),
-        (lambda d: questions_file(d).write_text(questions_file(d).read_text().replace("1001", "1000")), "more than once"),
+        (lambda d: replace(annotations_file(d), "1002", "7"), "question_id 1002"),
+        (lambda d: replace(questions_file(d), "1001", "1000"), "more than once"),
         (lambda d: (d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink(), "1 images are missing"),
         (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
-        (lambda d: annotations_file(d).write_text(annotations_file(d).read_text().replace('"Red."', "3")), "without text"),
+        (lambda d: replace(annotations_file(d), '"Red."', "3"), "without text"),
         (lambda d: (d / "broken.zip").write_text("no zip") and questions_file(d).unlink(), "not a readable zip"),
     ],
 )  # fmt: skip
@@ -129,7 +132,8 @@ def test_easy_vqa_splits():
     keys = [key for rows in (train, validation, test) for key in rows["question_id"]]
     assert len(train["question_id"]) == len(set(train["question_id"])) and len(keys) == 48_248
     assert set(test["question_type"]) == {
-        "what color", "what shape", "is there a color", "is there a shape", "is there not a color", "is there not a shape",
+        "what color", "what shape", "is there a color", "is there a shape", "is there not a color",
+        "is there not a shape",
     }  # fmt: skip
 
 

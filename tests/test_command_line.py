@@ -1,0 +1,217 @@
+"""The three scripts as a user runs them: real processes, real files; and what they say of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, draw
+from PIL import Image
+from test_data_prep import SPLIT, annotations_file, write_vqa_v2
+from test_processing_vqafusion import encoded, huge_header
+from vqafusion import infer
+
+TINY = {
+    "vision_config": {
+        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+    },
+    "text_config": {
+        "model_type": "distilbert", "dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2,
+        "max_position_embeddings": 32,
+    },
+    "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_answers": 10,
+    "train_split": SPLIT, "eval_split": SPLIT, "dataset": "vqa_v2", "learning_rate": 1e-3,
+    "per_device_train_batch_size": 4, "num_train_epochs": 2, "group_by_image": True, "disable_tqdm": True,
+}  # fmt: skip
+
+
+def run(script, *arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model trained by train.py from a recipe, on the toy data set."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_vqa_v2(folder / "data", images=4)
+    (folder / "recipe.yaml").write_text(json.dumps({**TINY, "data_dir": str(folder / "data")}))
+    result = run("train.py", folder / "recipe.yaml", "--output_dir", folder / "model", "--max_steps", 4)
+    assert result.returncode == 0, result.stderr[-3000:]
+    draw().save(folder / "image.png")
+    return folder
+
+
+def test_train_writes_a_model_with_its_answers(trained):
+    config = json.loads((trained / "model" / "config.json").read_text())
+    assert sorted(config["label2id"]) == ["red", "yes"]
+    state = json.loads((trained / "model" / "trainer_state.json").read_text())
+    assert state["global_step"] == 4  # the argument overrides the recipe
+    assert 0 <= state["best_metric"] <= 100
+
+
+def test_train_resumes(trained):
+    (checkpoint,) = (trained / "model").glob("checkpoint-*")
+    arguments = ("--output_dir", trained / "model", "--max_steps", 6, "--resume_from_checkpoint", "True")
+    result = run("train.py", trained / "recipe.yaml", *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    state = json.loads((trained / "model" / "trainer_state.json").read_text())
+    assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
+
+
+def test_learning_rates_by_part():
+    import torch
+    from conftest import tiny_config
+    from vqafusion import VqaFusionForVisualQuestionAnswering
+    from vqafusion.train import VqaTrainer, VqaTrainingArguments
+
+    model = VqaFusionForVisualQuestionAnswering(tiny_config())
+    args = VqaTrainingArguments(
+        output_dir="unused", learning_rate=1e-3, text_learning_rate=1e-5, weight_decay=0.1, eval_strategy="no",
+        load_best_model_at_end=False, save_strategy="no",
+    )  # fmt: skip
+    optimizer = VqaTrainer(model=model, args=args).create_optimizer()
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    text, fusion = model.vqafusion.text_model, model.vqafusion.fusion_layers[0].question_to_image
+    assert found[id(text.transformer.layer[0].ffn.lin1.weight)] == (1e-5, 0.1)
+    assert found[id(text.transformer.layer[0].ffn.lin1.bias)] == (1e-5, 0.0)
+    assert found[id(fusion.attention.query.weight)] == (1e-3, 0.1) and found[id(fusion.norm.weight)] == (1e-3, 0.0)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert len(found) == len(trainable) == sum(len(group["params"]) for group in optimizer.param_groups)
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_grouped_sampler_keeps_images_together_and_changes_order():
+    from vqafusion.train import GroupByImageSampler
+
+    images = ["a", "b", "a", "c", "b", "a", "d", "e"]
+    sampler = GroupByImageSampler(images, seed=0)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == sorted(second) == list(range(8)) and len(sampler) == 8 and first != second
+    for order in (first, second):
+        names = [images[i] for i in order]
+        changes = sum(one != other for one, other in zip(names, names[1:]))
+        assert changes == len(set(images)) - 1
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+
+
+def test_eval_scores_as_the_metric_does(trained, tmp_path):
+    arguments = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
+    result = run("eval.py", "--model", trained / "model", *arguments, "--output_dir", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert {p["question_id"] for p in predictions} == {1000 * i + n for i in range(1, 5) for n in range(3)}
+    worth = {"yes": 100.0, "red": 90.0}
+    expected = sum(worth[p["answer"]] for p in predictions) / 12
+    assert metrics["overall"] == pytest.approx(expected, abs=0.005) and metrics["top_5"] == 100
+    assert metrics["per_answer_type"] == {"yes/no": metrics["overall"]} == {"yes/no": metrics["overall"]}
+    assert metrics["per_question_type"] == {"is it": metrics["overall"]} and metrics["questions"] == 12
+    assert f"{metrics['overall']:.2f}" in result.stdout
+
+
+def test_infer_answers_and_draws(trained, tmp_path):
+    output = tmp_path / "new folder" / "result.png"
+    arguments = ("--model", trained / "model", "--image", trained / "image.png", "--question", "is it red?")
+    result = run("infer.py", *arguments, "--output", output, "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    answers = json.loads(result.stdout)["answers"]
+    assert {a["answer"] for a in answers} == {"yes", "red"} and answers[0]["score"] >= answers[1]["score"]
+    assert Image.open(output).width >= 480 and list(output.parent.iterdir()) == [output]
+    plain = run("infer.py", *arguments, "--top_k", 1)
+    assert plain.stdout.splitlines()[0] == answers[0]["answer"] and len(plain.stdout.splitlines()) == 2
+
+
+def in_process(capsys, *arguments):
+    """infer.py's main in this process, for many small cases; returns its exit code and what it printed."""
+    try:
+        infer.main(list(map(str, arguments)))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
+def test_infer_answers_unusual_pictures(trained, tmp_path, capsys, mode):
+    file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    draw().convert(mode).save(file)
+    output = tmp_path / "result.png"
+    arguments = ("--model", trained / "model", "--image", file, "--question", "is it red?", "--output", output)
+    code, printed = in_process(capsys, *arguments)
+    assert code == 0 and printed.out.splitlines()[0] in ("yes", "red") and output.exists()
+
+
+@pytest.mark.parametrize(
+    "name,data",
+    [
+        ("absent.jpg", None),
+        ("text.jpg", b"this is text"),
+        ("cut.jpg", encoded(draw(size=(400, 300)), "JPEG")[:900]),
+        ("huge.png", huge_header()),
+        ("empty.png", b""),
+    ],
+)
+def test_infer_names_bad_pictures(trained, tmp_path, capsys, name, data):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    output = tmp_path / "result.png"
+    arguments = ("--model", trained / "model", "--image", tmp_path / name, "--question", "is it?", "--output", output)
+    refused(*in_process(capsys, *arguments), name)
+    assert not output.exists()
+
+
+def refused(code, printed, *words):
+    lines = printed.err.strip().splitlines()
+    assert code == 2 and lines[-1].startswith("error: ") and "Traceback" not in printed.err
+    assert all(word in lines[-1] for word in words), lines[-1]
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"--question": ""}, "--question"),
+        ({"--question": "word " * 10_000}, "--question is longer"),
+        ({"--top_k": 0}, "--top_k"),
+        ({"--model": "/nowhere/model"}, "/nowhere/model"),
+        ({"--output": "/proc/none/result.png"}, "/proc/none"),
+        ({"--output": "result.unknown"}, "result.unknown"),
+    ],
+)
+def test_infer_names_bad_arguments(trained, tmp_path, capsys, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"--model": trained / "model", "--image": trained / "image.png", "--question": "is it red?", **change}
+    code, printed = in_process(capsys, *[part for pair in arguments.items() for part in pair])
+    refused(code, printed, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Printed:
+    def __init__(self, result):
+        self.out, self.err = result.stdout, result.stderr
+
+
+def test_eval_and_train_name_bad_input(trained, tmp_path):
+    data = write_vqa_v2(tmp_path / "data")
+    model = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", data)
+    result = run("eval.py", *model, "--split", "val", "--output_dir", tmp_path / "out")
+    refused(result.returncode, Printed(result), "'val'", SPLIT)
+    assert not list((tmp_path / "out").iterdir())
+    result = run("eval.py", *model, "--split", SPLIT, "--output_dir", "/proc/none")
+    refused(result.returncode, Printed(result), "/proc/none")
+    annotations_file(data).write_text("{")
+    result = run("eval.py", *model, "--split", SPLIT, "--output_dir", tmp_path / "out")
+    refused(result.returncode, Printed(result), "not valid JSON", "annotations.json")
+    (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nlearning_speed: 3\n")
+    result = run("train.py", tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out")
+    refused(result.returncode, Printed(result), "learning_speed")
+    result = run("train.py", trained / "recipe.yaml", "--train_split", "x", "--output_dir", tmp_path / "out")
+    refused(result.returncode, Printed(result), "split 'x'")
+    assert not list((tmp_path / "out").iterdir())
