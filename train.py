@@ -5,6 +5,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 """
 
 import json
+import random
 from dataclasses import dataclass, field
 
 import torch
@@ -86,8 +87,11 @@ class VqaTrainingArguments(TrainingArguments):
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "of an unfrozen vision encoder, likewise"}
     )
-    group_by_image: bool = field(
-        default=False, metadata={"help": "keep an image's questions together in a batch, so that it is encoded once"}
+    questions_per_image: int = field(
+        default=1,
+        metadata={
+            "help": "keep up to so many questions of an image together in a batch, which encodes it once for them"
+        },
     )
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")
@@ -101,13 +105,20 @@ class VqaTrainingArguments(TrainingArguments):
 
 
 class GroupByImageSampler(torch.utils.data.Sampler):
-    """Images in random order, each with all its questions in a row; another order every epoch."""
+    """
+    Questions in random order, but in groups of up to `group_size` about the same image; new groups every epoch.
 
-    def __init__(self, image_ids, seed):
-        self.groups = {}
+    Args:
+        image_ids: the image of each question.
+        group_size (`int`): large groups save image encoding, small ones make batches of more, and more varied, images.
+        seed (`int`)
+    """
+
+    def __init__(self, image_ids, group_size, seed):
+        self.by_image = {}
         for index, image_id in enumerate(image_ids):
-            self.groups.setdefault(image_id, []).append(index)
-        self.length, self.seed, self.epoch = len(image_ids), seed, 0
+            self.by_image.setdefault(image_id, []).append(index)
+        self.length, self.group_size, self.seed, self.epoch = len(image_ids), group_size, seed, 0
 
     def __len__(self):
         return self.length
@@ -116,19 +127,23 @@ class GroupByImageSampler(torch.utils.data.Sampler):
         self.epoch = epoch
 
     def __iter__(self):
-        groups = list(self.groups.values())
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        for group in torch.randperm(len(groups), generator=generator).tolist():
-            yield from groups[group]
+        order = random.Random(f"{self.seed} {self.epoch}")
+        groups = []
+        for questions in self.by_image.values():
+            shuffled = order.sample(questions, len(questions))
+            groups += [shuffled[at : at + self.group_size] for at in range(0, len(shuffled), self.group_size)]
+        order.shuffle(groups)
         self.epoch += 1
+        return (index for group in groups for index in group)
 
 
 class VqaTrainer(Trainer):
-    """`Trainer` with a learning rate per encoder, batches grouped by image, and the official accuracy."""
+    """`Trainer` with a learning rate per encoder, grouped batches, and the official accuracy."""
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.args.group_by_image:
-            return GroupByImageSampler((train_dataset or self.train_dataset)["image_id"], self.args.seed)
+        if self.args.questions_per_image > 1:
+            image_ids = (train_dataset or self.train_dataset)["image_id"]
+            return GroupByImageSampler(image_ids, self.args.questions_per_image, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def get_train_dataloader(self):
