@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vqafusion.command_line import one_line_errors, parse, writable_folder
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode
+from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.processing_vqafusion import max_question_length
@@ -30,6 +31,9 @@ class EvalArguments:
     data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
     batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
     max_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
+    image_states_dir: str | None = field(
+        default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
+    )
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions"})
 
 
@@ -88,11 +92,13 @@ def main(argv=None):
     processor, model = load_model(args.model)
     length = max_question_length(model.config, processor.tokenizer)
     encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
+    states = None
+    if args.image_states_dir:
+        states = cache_image_states(encoded, model.vqafusion, processor.image_processor, args.image_states_dir)
     # Sorted by image, so that each image is encoded once for all its questions.
-    order = sorted(range(len(encoded)), key=encoded["image_id"].__getitem__)
-    loader = DataLoader(
-        encoded.select(order), args.batch_size, collate_fn=VqaCollator(processor, model.config.num_labels)
-    )
+    order = sorted(range(len(encoded)), key=list(encoded["image_id"]).__getitem__)
+    collator = VqaCollator(processor, model.config.num_labels, states)
+    loader = DataLoader(encoded.select(order), args.batch_size, collate_fn=collator)
     answers = dict(zip(order, predict(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader)))
     ranked = [answers[index] for index in range(len(dataset))]
 

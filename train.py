@@ -6,7 +6,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import (
@@ -24,6 +24,7 @@ from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
+from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
@@ -43,6 +44,9 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
+    image_states_dir: str | None = field(
+        default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
+    )
     flip: bool = field(default=False, metadata={"help": "mirror images at random; not where left and right matter"})
     max_shift: int = field(default=0, metadata={"help": "move training images by up to so many pixels at random"})
 
@@ -212,6 +216,17 @@ def _config(model_arguments, name):
         raise ValueError(f"--{name} must be a JSON object with a known model_type: {error}") from None
 
 
+def collators(data, processor, model, train_set, eval_set):
+    """What makes batches of the training and of the evaluation split: augmented or not, from pixels or states."""
+    plain = VqaCollator(processor, model.config.num_labels)
+    if data.image_states_dir is None:
+        return replace(plain, flip=data.flip, max_shift=data.max_shift), plain
+    if data.flip or data.max_shift:
+        raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
+    cache = (model.vqafusion, processor.image_processor, data.image_states_dir)
+    return tuple(replace(plain, image_states=cache_image_states(rows, *cache)) for rows in (train_set, eval_set))
+
+
 @one_line_errors
 def main(argv=None):
     data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
@@ -227,6 +242,7 @@ def main(argv=None):
     length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
+    train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
 
     def accuracy(prediction):
         answers = [[model.config.id2label[int(i)] for i in ranked] for ranked in prediction.predictions]
@@ -239,11 +255,11 @@ def main(argv=None):
         args=args,
         train_dataset=train_set,
         eval_dataset=eval_set,
-        data_collator=VqaCollator(processor, model.config.num_labels),
+        data_collator=eval_collator,
         compute_metrics=accuracy,
         preprocess_logits_for_metrics=best_answers,
     )
-    trainer.train_collator = VqaCollator(processor, model.config.num_labels, data.flip, data.max_shift)
+    trainer.train_collator = train_collator
     resume = args.resume_from_checkpoint
     if resume in ("True", "true", True):
         resume = get_last_checkpoint(output_dir)

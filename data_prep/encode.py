@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Image
 from datasets.fingerprint import Hasher
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ..processing_vqafusion import load_image
-from . import DataError
 from .answers import soft_targets
+from .image_features import pixel_values
 
 MAX_QUESTION_TOKENS = 64
 WORTH_PROCESSES = 10_000  # rows; fewer are encoded sooner than processes start
@@ -66,19 +66,22 @@ class VqaCollator:
     Args:
         processor: a [`VqaFusionProcessor`].
         num_labels (`int`): size of the answer vocabulary.
+        image_states ([`ImageStates`], *optional*): stored states, to be used in the place of pixels.
         flip (`bool`): mirror each image with probability one half; only where no question tells left from right.
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
     """
 
     processor: Any
     num_labels: int
+    image_states: Any = None
     flip: bool = False
     max_shift: int = 0
 
     def __call__(self, rows):
         """
         Returns:
-            `input_ids`, `attention_mask` `(batch, question)`; `pixel_values` `(images, 3, height, width)`;
+            `input_ids`, `attention_mask` `(batch, question)`; `pixel_values` `(images, 3, height, width)` or
+            `image_states` `(images, patches, vision width)`;
             `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets.
 
         Raises:
@@ -91,20 +94,20 @@ class VqaCollator:
         labels = torch.zeros(len(rows), self.num_labels)
         for row, target in zip(rows, labels):
             target[row["label_ids"]] = torch.tensor(row["label_scores"])
+        if self.image_states is None:
+            images = {"pixel_values": self._pixels([image for _, image in position.values()])}
+        else:
+            images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}
         return {
             "input_ids": padded["input_ids"],
             "attention_mask": padded["attention_mask"],
-            "pixel_values": self._pixels([image for _, image in position.values()]),
+            **images,
             "image_index": torch.tensor([position[row["image_id"]][0] for row in rows]),
             "labels": labels,
         }
 
     def _pixels(self, sources):
-        try:
-            images = [load_image(source) for source in sources]
-        except (ValueError, FileNotFoundError) as error:
-            raise DataError(str(error)) from None
-        pixels = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        pixels = pixel_values(sources, self.processor.image_processor)
         if self.flip:
             mirrored = torch.rand(len(pixels)) < 0.5
             pixels[mirrored] = pixels[mirrored].flip(-1)

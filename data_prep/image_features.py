@@ -1,0 +1,169 @@
+"""States of the frozen vision encoder, computed once per image and read back from disk."""
+
+import hashlib
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..processing_vqafusion import load_image
+from . import DataError
+
+SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2 states
+
+
+class ImageStates:
+    """
+    Stored states by image, memory-mapped: `states[image_id]` is a float16 array `(patches, vision width)`.
+
+    Args:
+        folder: one that [`cache_image_states`] made.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        images = json.loads((self.folder / "images.json").read_text())
+        self.position = {image_id: position for position, image_id in enumerate(images)}
+        self.shards = {}
+
+    def __len__(self):
+        return len(self.position)
+
+    def __getitem__(self, image_id):
+        shard, row = divmod(self.position[image_id], SHARD_IMAGES)
+        if shard not in self.shards:
+            self.shards[shard] = np.load(self.folder / _shard_name(shard), mmap_mode="r")
+        return self.shards[shard][row]
+
+
+def pixel_values(sources, image_processor):
+    """
+    Args:
+        sources: list of what [`load_image`] takes.
+        image_processor: of the vision encoder.
+
+    Returns:
+        `(images, 3, height, width)` tensor.
+
+    Raises:
+        DataError: an image that cannot be read, named.
+    """
+    try:
+        images = [load_image(source) for source in sources]
+    except (ValueError, FileNotFoundError) as error:
+        raise DataError(str(error)) from None
+    return image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_workers=1):
+    """
+    Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
+    with several processes (`accelerate launch`) each encodes its share of the shards.
+
+    Args:
+        rows (`datasets.Dataset`): columns of `FEATURES`.
+        model: a [`VqaFusionModel`]; its vision encoder must be frozen.
+        image_processor: what turns its images into pixels.
+        cache_dir: the states go into a folder below it, named by a digest of the encoder's weights, the
+            preprocessing, and the images' names, sizes and times: a change of any makes another folder.
+        batch_size (`int`): images per forward pass; small ones are faster for convolutions on CPU.
+        num_workers (`int`): processes that decode images meanwhile.
+
+    Returns:
+        [`ImageStates`]
+
+    Raises:
+        ValueError: the vision encoder is not frozen.
+        DataError: an image that cannot be read, named.
+    """
+    if not model.config.freeze_vision:
+        raise ValueError("states of a vision encoder that is being trained cannot be stored: set freeze_vision")
+    process = PartialState()
+    images = _images(rows)
+    folder = Path(cache_dir) / _digest(model, image_processor, images)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = range(-(-len(images) // SHARD_IMAGES))
+    missing = [shard for shard in shards if not (folder / _shard_name(shard)).exists()]
+    process.wait_for_everyone()  # all have looked before the first one writes
+    if process.is_main_process:
+        for leftover in folder.glob(".*"):  # of a process that was killed while it wrote
+            leftover.unlink()
+    process.wait_for_everyone()
+    mine = missing[process.process_index :: process.num_processes]
+    encoder = model.to(process.device).eval()
+    bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
+    bar.update(len(images) - sum(len(_of_shard(images, shard)) for shard in mine))
+    for shard in mine:
+        loader = DataLoader(
+            [source for _, source in _of_shard(images, shard)],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=lambda sources: pixel_values(sources, image_processor),
+        )
+        states = []
+        for pixels in loader:
+            with torch.inference_mode():
+                states.append(encoder.encode_image(pixels.to(process.device)).to(torch.float16).cpu().numpy())
+            bar.update(len(pixels))
+        _write(folder / _shard_name(shard), partial(np.save, arr=np.concatenate(states)))
+    bar.close()
+    if process.is_main_process:
+        names = json.dumps([image_id for image_id, _ in images])
+        _write(folder / "images.json", lambda file: file.write(names.encode()))
+    process.wait_for_everyone()
+    return ImageStates(folder)
+
+
+def _images(rows):
+    """`(image_id, source)` of every distinct image, in the order of the data set; sources are not decoded."""
+    rows = rows.cast_column("image", Image(decode=False)).select_columns(["image_id", "image"])
+    found = {}
+    for batch in rows.iter(1000):
+        for image_id, source in zip(batch["image_id"], batch["image"]):
+            found.setdefault(image_id, source)
+    return list(found.items())
+
+
+def _of_shard(images, shard):
+    return images[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
+
+
+def _shard_name(shard):
+    return f"shard-{shard:05d}.npy"
+
+
+def _digest(model, image_processor, images):
+    digest = hashlib.sha256(image_processor.to_json_string().encode())
+    for name, tensor in sorted(model.vision_model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for image_id, source in images:
+        stamp = hashlib.sha256(source["bytes"]).hexdigest() if source.get("bytes") else _stamp(source["path"])
+        digest.update(f"{image_id} {stamp}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _stamp(path):
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"cannot read the image {path}: {error.strerror}") from None
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _write(path, write):
+    """Under a temporary name first: a file with its proper name is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,123 @@
+"""Stored states: equal to pixels, never stale, whole after a kill, found again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, draw, tiny_config
+from test_data_prep import SPLIT, write_vqa_v2
+from vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion.data_prep import DataError, load_split
+from vqafusion.data_prep.encode import VqaCollator, encode
+from vqafusion.data_prep.image_features import ImageStates, cache_image_states
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr("vqafusion.data_prep.image_features.SHARD_IMAGES", 2)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return load_split("vqa_v2", SPLIT, write_vqa_v2(tmp_path / "data", images=5))
+
+
+def cache(rows, model, processor, folder):
+    return cache_image_states(rows, model.vqafusion, processor.image_processor, folder, batch_size=2, num_workers=0)
+
+
+def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, small_shards):
+    states = cache(rows, model, processor, tmp_path / "cache")
+    assert len(states) == 5 and states[rows[0]["image_id"]].shape == (17, 32)
+    encoded = encode(rows, processor.tokenizer, {"yes": 0})
+    batch = [encoded[i] for i in (0, 4, 13, 1)]
+    pixels, stored = VqaCollator(processor, 6)(batch), VqaCollator(processor, 6, states)(batch)
+    assert "pixel_values" not in stored and stored["image_states"].dtype == torch.float16
+    assert torch.allclose(model(**pixels).logits, model(**stored).logits, atol=2e-3)
+
+
+def test_what_is_there_is_not_computed_again(rows, model, processor, tmp_path, small_shards):
+    cache(rows, model, processor, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    shards = sorted(folder.glob("shard-*.npy"))
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert [np.load(file).shape[0] for file in shards] == [2, 2, 1]
+    shards[1].unlink()
+    (folder / ".shard-00001.npy.1").write_text("left by a killed process")
+    encoded = []
+    model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
+    cache(rows, model, processor, tmp_path / "cache")
+    assert encoded == [2] and {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+
+
+def test_other_weights_preprocessing_or_images_are_another_cache(rows, model, processor, tmp_path):
+    def folders():
+        cache(rows, model, processor, tmp_path / "cache")
+        return len(list((tmp_path / "cache").iterdir()))
+
+    assert folders() == folders() == 1
+    with torch.no_grad():
+        model.vqafusion.vision_model.embeddings.class_embedding[0] += 1
+    assert folders() == 2
+    image = tmp_path / "data" / SPLIT / f"COCO_{SPLIT}_{1:012d}.jpg"
+    draw("blue").save(image)
+    os.utime(image, (1, 1))
+    assert folders() == 3
+    kept = processor.image_processor.image_mean
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    try:
+        assert folders() == 4
+    finally:
+        processor.image_processor.image_mean = kept
+
+
+def test_trained_encoders_and_broken_images_are_refused(rows, processor, tmp_path):
+    with pytest.raises(ValueError, match="frozen|trained"):
+        cache(rows, VqaFusionForVisualQuestionAnswering(tiny_config(freeze_vision=False)), processor, tmp_path)
+    (tmp_path / "data" / SPLIT / f"COCO_{SPLIT}_{3:012d}.jpg").write_text("not an image")
+    with pytest.raises(DataError, match="000000000003.jpg"):
+        cache(rows, VqaFusionForVisualQuestionAnswering(tiny_config()), processor, tmp_path / "cache")
+    assert not [file for file in (tmp_path / "cache").rglob(".*") if file.is_file()]
+
+
+WORKER = """
+import sys, time, torch
+sys.path.insert(0, sys.argv[1] + "/tests")
+from conftest import tiny_config
+from vqafusion import VqaFusionModel, VqaFusionProcessor
+from vqafusion.data_prep import image_features, load_split
+image_features.SHARD_IMAGES = 2
+torch.manual_seed(0)
+model = VqaFusionModel(tiny_config())
+model.vision_model.register_forward_hook(lambda *call: time.sleep(0.05))
+processor = VqaFusionProcessor.from_pretrained(sys.argv[2])
+rows = load_split("vqa_v2", "toy2014", sys.argv[3])
+image_features.cache_image_states(rows, model, processor.image_processor, sys.argv[4], batch_size=2, num_workers=0)
+"""
+
+
+def test_a_kill_at_any_moment_changes_nothing(processor, tmp_path):
+    data = write_vqa_v2(tmp_path / "data", images=24, per_image=1)
+    processor.save_pretrained(tmp_path / "processor")
+    command = [sys.executable, "-c", WORKER, ROOT, tmp_path / "processor", data]
+    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    worker = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").rglob("shard-*"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("shard-*")}
+    assert 4 <= len(done) < 12
+    subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
+    assert all(file.stat().st_mtime_ns == before for file, before in done.items())
+    whole, resumed = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        for name in ("whole", "killed")
+    )
+    assert whole == resumed and len(ImageStates(next((tmp_path / "killed").iterdir()))) == 24
