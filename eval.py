@@ -2,6 +2,7 @@
 
 python eval.py --model runs/demo/model --dataset easy_vqa --split test --output_dir runs/demo
 python eval.py --model DIR --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir runs/val
+python eval.py --baseline prior --train_split train2014 --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir OUT
 """
 
 import json
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from vqafusion.command_line import one_line_errors, parse, writable_folder
 from vqafusion.data_prep import DataError, load_split
+from vqafusion.data_prep.answers import ceiling, prior_answers
 from vqafusion.data_prep.encode import VqaCollator, encode
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.loading import load_model
@@ -24,10 +26,14 @@ from vqafusion.processing_vqafusion import max_question_length
 
 @dataclass
 class EvalArguments:
-    model: str = field(metadata={"help": "name on the Hub or folder"})
     dataset: str = field(metadata={"help": "easy_vqa or vqa_v2"})
     split: str = field(metadata={"help": "such as test, or val2014"})
     output_dir: str = field(metadata={"help": "where metrics.json and predictions.json go"})
+    model: str | None = field(default=None, metadata={"help": "name on the Hub or folder"})
+    baseline: str | None = field(
+        default=None, metadata={"help": "instead of a model: prior, the most frequent answer of each question type"}
+    )
+    train_split: str | None = field(default=None, metadata={"help": "where the prior is counted"})
     data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
     batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
     max_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
@@ -35,6 +41,22 @@ class EvalArguments:
         default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
     )
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions"})
+
+
+def answer(args, dataset):
+    """Ranked answers of every row, and the best accuracy that the model's vocabulary allows."""
+    processor, model = load_model(args.model)
+    length = max_question_length(model.config, processor.tokenizer)
+    encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
+    states = None
+    if args.image_states_dir:
+        states = cache_image_states(encoded, model.vqafusion, processor.image_processor, args.image_states_dir)
+    # Sorted by image, so that each image is encoded once for all its questions.
+    order = sorted(range(len(encoded)), key=list(encoded["image_id"]).__getitem__)
+    collator = VqaCollator(processor, model.config.num_labels, states, blind=model.config.blind)
+    loader = DataLoader(encoded.select(order), args.batch_size, collate_fn=collator)
+    answers = dict(zip(order, predict(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader)))
+    return [answers[index] for index in range(len(dataset))], {"vocabulary_ceiling": ceiling(encoded)}
 
 
 def predict(model, loader):
@@ -83,27 +105,24 @@ def print_table(metrics):
 def main(argv=None):
     (args,) = parse(argv, EvalArguments)
     output_dir = writable_folder(args.output_dir)
+    if (args.model is None) == (args.baseline is None):
+        raise ValueError("give either --model or --baseline")
+    if args.baseline not in (None, "prior") or (args.baseline and not args.train_split):
+        raise ValueError("the one baseline is --baseline prior, with --train_split")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
     dataset = load_split(args.dataset, args.split, args.data_dir)
     dataset = dataset.select(range(min(args.max_samples or len(dataset), len(dataset))))
     if not any(dataset["answers"]):
         raise DataError(f"split {args.split!r} has no human answers to compare with")
-    processor, model = load_model(args.model)
-    length = max_question_length(model.config, processor.tokenizer)
-    encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
-    states = None
-    if args.image_states_dir:
-        states = cache_image_states(encoded, model.vqafusion, processor.image_processor, args.image_states_dir)
-    # Sorted by image, so that each image is encoded once for all its questions.
-    order = sorted(range(len(encoded)), key=list(encoded["image_id"]).__getitem__)
-    collator = VqaCollator(processor, model.config.num_labels, states)
-    loader = DataLoader(encoded.select(order), args.batch_size, collate_fn=collator)
-    answers = dict(zip(order, predict(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader)))
-    ranked = [answers[index] for index in range(len(dataset))]
+    if args.baseline:
+        train_rows = load_split(args.dataset, args.train_split, args.data_dir)
+        ranked, extra = prior_answers(train_rows, dataset, TOP_K), {}
+    else:
+        ranked, extra = answer(args, dataset)
 
     metrics = vqa_accuracy(ranked, dataset["answers"], dataset["answer_type"], dataset["question_type"])
-    metrics["questions"] = len(dataset)
+    metrics.update(extra, questions=len(dataset))
     predictions = [{"question_id": key, "answer": best[0]} for key, best in zip(dataset["question_id"], ranked)]
     write_json(output_dir / "metrics.json", metrics)
     write_json(output_dir / "predictions.json", predictions)

@@ -247,23 +247,11 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         Raises:
             ValueError: neither or both of `pixel_values` and `image_states`, or counts that do not match.
         """
-        if (pixel_values is None) == (image_states is None):
-            raise ValueError("give either pixel_values or image_states")
-        if image_states is None:
-            image_states = self.encode_image(pixel_values)
-        batch, images = len(input_ids), len(image_states)
-        if image_index is None and images not in (1, batch):
-            raise ValueError(f"{batch} questions about {images} images: say which with image_index")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
 
-        image = self._pool_grid(image_states.to(self.dtype))
-        image = self.image_projection(image)  # (images, patches, hidden)
-        if image_index is not None:
-            image = image[image_index]  # (batch, patches, hidden)
-        elif images != batch:
-            image = image.expand(batch, -1, -1)
+        image = self._image_tokens(len(input_ids), pixel_values, image_states, image_index)
         question = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         question = self.question_projection(question)  # (batch, question, hidden)
 
@@ -283,6 +271,22 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             image_to_question_attentions=tuple(to_question) or None,
         )
         return output if return_dict is not False else output.to_tuple()
+
+    def _image_tokens(self, batch, pixel_values, image_states, image_index):
+        """What the fusion layers get of the images: `(batch, patches, hidden)`."""
+        if self.config.blind:
+            return self.image_norm.weight.new_zeros(batch, 1, self.config.hidden_size)
+        if (pixel_values is None) == (image_states is None):
+            raise ValueError("give either pixel_values or image_states")
+        if image_states is None:
+            image_states = self.encode_image(pixel_values)
+        images = len(image_states)
+        if image_index is None and images not in (1, batch):
+            raise ValueError(f"{batch} questions about {images} images: say which with image_index")
+        image = self.image_projection(self._pool_grid(image_states.to(self.dtype)))  # (images, patches, hidden)
+        if image_index is not None:
+            return image[image_index]
+        return image.expand(batch, -1, -1)
 
     def _pool_grid(self, states):
         """Average the patch grid to `config.image_pool_size` rows and columns; prefix tokens (CLS) stay."""

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vqafusion.command_line import one_line_errors, parse, writable_folder
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import load_split
-from vqafusion.data_prep.answers import build_vocabulary
+from vqafusion.data_prep.answers import build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
@@ -41,6 +41,10 @@ class DataArguments:
         default=None, metadata={"help": "what to choose on; default: validation, or val2014"}
     )
     num_answers: int = field(default=1000, metadata={"help": "size of the answer vocabulary, at most"})
+    answer_list: str | None = field(
+        default=None,
+        metadata={"help": "JSON list of answers to use as vocabulary instead, such as the published 3,129"},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
@@ -74,6 +78,7 @@ class ModelArguments:
     image_pool_size: int | None = field(default=None, metadata={"help": "average the patch grid to N x N"})
     freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
     freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
+    blind: bool = field(default=False, metadata={"help": "never look at the image: the baseline to beat"})
     answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "sdpa, or eager, faster for small models on CPU"}
@@ -185,7 +190,10 @@ def best_answers(output, labels):
 
 def build(data, model_arguments, train_set):
     """The processor and the model, new, over the answers of the training split."""
-    answers = build_vocabulary(train_set["answers"], data.num_answers)
+    if data.answer_list:
+        answers = read_vocabulary(data.answer_list)
+    else:
+        answers = build_vocabulary(train_set["answers"], data.num_answers)
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
     vision_config, text_config = _config(model_arguments, "vision_config"), _config(model_arguments, "text_config")
     if (vision_config is None) != (text_config is None):
@@ -218,7 +226,9 @@ def _config(model_arguments, name):
 
 def collators(data, processor, model, train_set, eval_set):
     """What makes batches of the training and of the evaluation split: augmented or not, from pixels or states."""
-    plain = VqaCollator(processor, model.config.num_labels)
+    plain = VqaCollator(processor, model.config.num_labels, blind=model.config.blind)
+    if model.config.blind:
+        return plain, plain
     if data.image_states_dir is None:
         return replace(plain, flip=data.flip, max_shift=data.max_shift), plain
     if data.flip or data.max_shift:
@@ -242,6 +252,8 @@ def main(argv=None):
     length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
+    for name, rows in (("training", train_set), ("evaluation", eval_set)):
+        print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {ceiling(rows):.2f} % accuracy")
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
 
     def accuracy(prediction):

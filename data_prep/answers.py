@@ -1,6 +1,8 @@
 """Answer vocabulary, from the training split only, and soft targets."""
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
 
 from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer, soft_scores
 
@@ -24,6 +26,52 @@ def build_vocabulary(answers, size):
     if not counts:
         raise ValueError("the training split holds no answers, so there is no vocabulary to build")
     return [answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]]
+
+
+def read_vocabulary(file):
+    """
+    Args:
+        file (`str`): a JSON list of answers, such as the 3,129 that published VQA v2 models share.
+
+    Returns:
+        `list[str]`, normalised, in the file's order.
+
+    Raises:
+        ValueError: not a JSON list of distinct answers; `OSError`: no such file.
+    """
+    try:
+        answers = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from None
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"{file} must be a JSON list of answers")
+    return list(dict.fromkeys(normalize_answer(answer) for answer in answers))
+
+
+def ceiling(rows):
+    """Official accuracy, in percent, of always choosing the best answer that the vocabulary has, on encoded rows."""
+    return round(100 * sum(max(scores, default=0) for scores in rows["label_scores"]) / len(rows), 2)
+
+
+def prior_answers(train_rows, rows, top_k):
+    """
+    The baseline that reads only the first words of a question: the most frequent answers of its question type.
+
+    Args:
+        train_rows, rows: columns of `FEATURES`.
+        top_k (`int`): how many answers.
+
+    Returns:
+        `list[list[str]]`: ranked answers of every row; of the whole training split where it lacks a type.
+    """
+    counts, overall = defaultdict(Counter), Counter()
+    for question_type, answers in zip(train_rows["question_type"], train_rows["answers"]):
+        normalized = [normalize_answer(answer) for answer in answers]
+        counts[question_type].update(normalized)
+        overall.update(normalized)
+    ranked = {kind: [answer for answer, _ in counter.most_common(top_k)] for kind, counter in counts.items()}
+    fallback = [answer for answer, _ in overall.most_common(top_k)]
+    return [ranked.get(kind, fallback) for kind in rows["question_type"]]
 
 
 def soft_targets(answers, label2id):

@@ -69,6 +69,7 @@ class VqaCollator:
         image_states ([`ImageStates`], *optional*): stored states, to be used in the place of pixels.
         flip (`bool`): mirror each image with probability one half; only where no question tells left from right.
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
+        blind (`bool`): leave the images out.
     """
 
     processor: Any
@@ -76,6 +77,7 @@ class VqaCollator:
     image_states: Any = None
     flip: bool = False
     max_shift: int = 0
+    blind: bool = False
 
     def __call__(self, rows):
         """
@@ -94,7 +96,9 @@ class VqaCollator:
         labels = torch.zeros(len(rows), self.num_labels)
         for row, target in zip(rows, labels):
             target[row["label_ids"]] = torch.tensor(row["label_scores"])
-        if self.image_states is None:
+        if self.blind:
+            images = {}
+        elif self.image_states is None:
             images = {"pixel_values": self._pixels([image for _, image in position.values()])}
         else:
             images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}

@@ -9,7 +9,7 @@ from conftest import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
-from vqafusion.data_prep.answers import build_vocabulary, soft_targets
+from vqafusion.data_prep.answers import build_vocabulary, ceiling, prior_answers, read_vocabulary, soft_targets
 from vqafusion.data_prep.encode import VqaCollator, encode, train_tokenizer
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import normalize_answer, question_score
 
@@ -143,6 +143,24 @@ def test_vocabulary_is_normalised_frequent_first_and_reproducible():
     assert build_vocabulary(reversed(answers), 2) == ["2", "blue"]
     with pytest.raises(ValueError, match="no answers"):
         build_vocabulary([], 10)
+
+
+def test_published_vocabularies_are_read(tmp_path):
+    write_json(tmp_path, "answers.json", ["Yes", "yes", "two", "net"])
+    assert read_vocabulary(tmp_path / "answers.json") == ["yes", "2", "net"]
+    for text in ("{}", "[1]", "[", "[]"):
+        write_json(tmp_path, "answers.json", text)
+        with pytest.raises(ValueError, match="answers.json"):
+            read_vocabulary(tmp_path / "answers.json")
+
+
+def test_ceiling_and_prior(official, processor):
+    rows = load_split("vqa_v2", SPLIT, official)
+    assert ceiling(encode(rows, processor.tokenizer, {"red": 0})) == 90
+    assert ceiling(encode(rows, processor.tokenizer, {"cat": 0})) == 0
+    assert prior_answers(rows, rows, 1) == [["yes"]] * 6
+    other = rows.map(lambda row: {"question_type": "unseen"})
+    assert prior_answers(rows, other, 5)[0] == ["yes", "red"]
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "Red.", "red", "2", "two", "dog"]), min_size=10, max_size=10))

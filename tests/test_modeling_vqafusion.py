@@ -95,6 +95,16 @@ def test_an_image_is_encoded_once_for_all_its_questions(model):
     assert torch.allclose(one[[0, 3]], shared[[0, 3]], atol=1e-5)
 
 
+def test_a_blind_model_does_not_see():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(blind=True)).eval()
+    inputs = batch()
+    first = model(**inputs).logits
+    del inputs["pixel_values"]
+    assert torch.equal(first, model(**inputs).logits)
+    inputs["input_ids"][0, 3] += 1
+    assert not torch.allclose(first[0], model(**inputs).logits[0])
+
+
 @pytest.mark.parametrize("changes", [{"pixel_values": None}, {"image_states": torch.zeros(3, 17, 32)}])
 def test_pixels_or_states_not_both(model, changes):
     with pytest.raises(ValueError, match="either pixel_values or image_states"):
