@@ -46,7 +46,7 @@ def draw_result(image, attention, question, answers, min_width=480):
     width = 2 * size[0]
     font = ImageFont.load_default(size=max(13, width // 36))
     lines = _wrap(f"Q: {question}", font, width - 16)
-    lines += _wrap("A: " + ",  ".join(f"{a['answer']} {a['score']:.0%}" for a in answers), font, width - 16)
+    lines += _wrap("A: " + ",  ".join(f"{a['answer']} {_percent(a['score'])}" for a in answers), font, width - 16)
     line_height = round(font.size * 1.45)
     canvas = Image.new("RGB", (width, size[1] + line_height * len(lines) + 12), "white")
     for position, panel in enumerate(panels):
@@ -55,6 +55,10 @@ def draw_result(image, attention, question, answers, min_width=480):
     for number, line in enumerate(lines):
         draw.text((8, size[1] + 6 + number * line_height), line, fill="black", font=font)
     return canvas
+
+
+def _percent(score):
+    return "< 1 %" if score < 0.005 else f"{100 * score:.0f} %"
 
 
 def _wrap(text, font, width, most=4):
