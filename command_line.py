@@ -1,5 +1,6 @@
 """How the scripts read their arguments and how they say what went wrong."""
 
+import ctypes
 import functools
 import sys
 from pathlib import Path
@@ -75,3 +76,17 @@ def writable_folder(folder):
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}") from None
     return folder
+
+
+def keep_freed_memory():
+    """
+    Ask glibc to keep large freed blocks instead of giving them back to the kernel, which would have to clear them
+    again for the next batch: a sixth of the time of a convolutional encoder on a CPU. Does nothing elsewhere.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from vqafusion.command_line import one_line_errors, parse, writable_folder
+
+from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.answers import ceiling, prior_answers
 from vqafusion.data_prep.encode import VqaCollator, encode
@@ -104,6 +105,7 @@ def print_table(metrics):
 @one_line_errors
 def main(argv=None):
     (args,) = parse(argv, EvalArguments)
+    keep_freed_memory()
     output_dir = writable_folder(args.output_dir)
     if (args.model is None) == (args.baseline is None):
         raise ValueError("give either --model or --baseline")

@@ -36,6 +36,7 @@ def main(argv=None):
 
     # After the arguments, so that --help and a wrong argument do not wait for torch.
     from transformers.utils import logging
+
     from vqafusion.loading import load_model
     from vqafusion.pipeline_vqafusion import VqaFusionPipeline
     from vqafusion.processing_vqafusion import load_image, max_question_length

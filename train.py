@@ -19,7 +19,8 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from vqafusion.command_line import one_line_errors, parse, writable_folder
+
+from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary, ceiling, read_vocabulary
@@ -240,6 +241,7 @@ def collators(data, processor, model, train_set, eval_set):
 @one_line_errors
 def main(argv=None):
     data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
+    keep_freed_memory()
     output_dir = writable_folder(args.output_dir)
     set_seed(args.seed)
     splits = DEFAULT_SPLITS.get(data.dataset, (None, None))

@@ -97,7 +97,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
             leftover.unlink()
     process.wait_for_everyone()
     mine = missing[process.process_index :: process.num_processes]
-    encoder = model.to(process.device).eval()
+    # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
+    encoder = model.to(process.device, memory_format=torch.channels_last).eval()
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(_of_shard(images, shard)) for shard in mine))
     for shard in mine:
@@ -110,7 +111,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
         states = []
         for pixels in loader:
             with torch.inference_mode():
-                states.append(encoder.encode_image(pixels.to(process.device)).to(torch.float16).cpu().numpy())
+                pixels = pixels.to(process.device, memory_format=torch.channels_last)
+                states.append(encoder.encode_image(pixels).to(torch.float16).cpu().numpy())
             bar.update(len(pixels))
         _write(folder / _shard_name(shard), partial(np.save, arr=np.concatenate(states)))
     bar.close()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, DistilBertConfig
+
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering, VqaFusionProcessor
 from vqafusion.data_prep.encode import train_tokenizer
 

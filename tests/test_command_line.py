@@ -10,6 +10,7 @@ from conftest import ROOT, draw
 from PIL import Image
 from test_data_prep import SPLIT, annotations_file, write_vqa_v2
 from test_processing_vqafusion import encoded, huge_header
+
 from vqafusion import infer
 
 TINY = {
@@ -67,6 +68,7 @@ def test_train_resumes(trained):
 def test_learning_rates_by_part():
     import torch
     from conftest import tiny_config
+
     from vqafusion import VqaFusionForVisualQuestionAnswering
     from vqafusion.train import VqaTrainer, VqaTrainingArguments
 

@@ -8,6 +8,7 @@ import torch
 from conftest import draw
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
 from vqafusion.data_prep.answers import build_vocabulary, ceiling, prior_answers, read_vocabulary, soft_targets
 from vqafusion.data_prep.encode import VqaCollator, encode, train_tokenizer

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, draw, tiny_config
 from test_data_prep import SPLIT, write_vqa_v2
+
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode

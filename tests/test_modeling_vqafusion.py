@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, draw, tiny_config
 from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, ResNetConfig
+
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
 from vqafusion.modeling_vqafusion import HUB_FILES
 
@@ -271,6 +272,7 @@ def test_hub_files_import_nothing_but_each_other():
 
 def test_real_encoders_build_and_learn(shared):
     from transformers import AutoImageProcessor, AutoTokenizer
+
     from vqafusion import VqaFusionProcessor
     from vqafusion.data_prep import load_split
     from vqafusion.data_prep.answers import build_vocabulary

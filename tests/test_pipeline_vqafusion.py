@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw
+
 from vqafusion import VqaFusionPipeline
 from vqafusion.pipeline_vqafusion import spread_attention
 

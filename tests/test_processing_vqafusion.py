@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil
+
 from vqafusion import VqaFusionProcessor
 from vqafusion.processing_vqafusion import load_image
 

@@ -7,6 +7,7 @@ import evaluate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vqafusion.metrics import VQA_ACCURACY
 from vqafusion.metrics.vqa_accuracy import vqa_accuracy as module
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import normalize_answer, question_score, soft_scores
