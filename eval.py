@@ -27,15 +27,20 @@ from vqafusion.processing_vqafusion import max_question_length
 
 @dataclass
 class EvalArguments:
-    dataset: str = field(metadata={"help": "easy_vqa or vqa_v2"})
-    split: str = field(metadata={"help": "such as test, or val2014"})
+    dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
+    split: str = field(metadata={"help": "such as test, or val2014; of own data, the file's name"})
     output_dir: str = field(metadata={"help": "where metrics.json and predictions.json go"})
     model: str | None = field(default=None, metadata={"help": "name on the Hub or folder"})
     baseline: str | None = field(
         default=None, metadata={"help": "instead of a model: prior, the most frequent answer of each question type"}
     )
     train_split: str | None = field(default=None, metadata={"help": "where the prior is counted"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "folder of the data set, or its name on the Hub; easy_vqa needs none"}
+    )
+    skip_missing_images: bool = field(
+        default=False, metadata={"help": "go on without the questions whose image is missing"}
+    )
     batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
     max_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     image_states_dir: str | None = field(
@@ -113,12 +118,12 @@ def main(argv=None):
         raise ValueError("the one baseline is --baseline prior, with --train_split")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
-    dataset = load_split(args.dataset, args.split, args.data_dir)
+    dataset = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
     dataset = dataset.select(range(min(args.max_samples or len(dataset), len(dataset))))
     if not any(dataset["answers"]):
         raise DataError(f"split {args.split!r} has no human answers to compare with")
     if args.baseline:
-        train_rows = load_split(args.dataset, args.train_split, args.data_dir)
+        train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
         ranked, extra = prior_answers(train_rows, dataset, TOP_K), {}
     else:
         ranked, extra = answer(args, dataset)

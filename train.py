@@ -35,9 +35,13 @@ DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "
 
 @dataclass
 class DataArguments:
-    dataset: str = field(metadata={"help": "easy_vqa or vqa_v2"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder of the data set; easy_vqa needs none"})
-    train_split: str | None = field(default=None, metadata={"help": "default: train, or train2014"})
+    dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "folder of the data set, or its name on the Hub; easy_vqa needs none"}
+    )
+    train_split: str | None = field(
+        default=None, metadata={"help": "default: train, or train2014; of own data, the file's name"}
+    )
     eval_split: str | None = field(
         default=None, metadata={"help": "what to choose on; default: validation, or val2014"}
     )
@@ -45,6 +49,9 @@ class DataArguments:
     answer_list: str | None = field(
         default=None,
         metadata={"help": "JSON list of answers to use as vocabulary instead, such as the published 3,129"},
+    )
+    skip_missing_images: bool = field(
+        default=False, metadata={"help": "go on without the questions whose image is missing"}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
@@ -244,9 +251,11 @@ def main(argv=None):
     keep_freed_memory()
     output_dir = writable_folder(args.output_dir)
     set_seed(args.seed)
-    splits = DEFAULT_SPLITS.get(data.dataset, (None, None))
-    train_set = load_split(data.dataset, data.train_split or splits[0], data.data_dir)
-    eval_set = load_split(data.dataset, data.eval_split or splits[1], data.data_dir)
+    train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
+    train_set, eval_set = (
+        load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
+        for split in (data.train_split or train_split, data.eval_split or eval_split)
+    )
     train_set = train_set.select(range(min(data.max_train_samples or len(train_set), len(train_set))))
     eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
     processor, model = build(data, model_arguments, train_set)

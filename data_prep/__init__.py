@@ -20,14 +20,19 @@ class DataError(ValueError):
     """Something is wrong with the user's data; the message names the file and says what to do."""
 
 
-def load_split(dataset, split, data_dir=None):
+DATASETS = ("easy_vqa", "vqa_v2", "own", "hub")
+
+
+def load_split(dataset, split, data_dir=None, skip_missing_images=False):
     """
     Load one split of a named data set.
 
     Args:
-        dataset (`str`): `"easy_vqa"` or `"vqa_v2"`.
-        split (`str`): a split of that data set.
-        data_dir (`str`, *optional*): the folder that holds it; `easy_vqa` needs none.
+        dataset (`str`): `"easy_vqa"`; `"vqa_v2"`, the official files; `"own"`, a JSON Lines or CSV file of yours;
+            `"hub"`, a data set of the Hub or a folder of parquet files.
+        split (`str`): a split of that data set; of `"own"`, the file's name.
+        data_dir (`str`, *optional*): the folder that holds it, or its name on the Hub; `easy_vqa` needs none.
+        skip_missing_images (`bool`): go on without the questions whose image file is missing.
 
     Returns:
         `datasets.Dataset` with the columns of `FEATURES`.
@@ -35,12 +40,40 @@ def load_split(dataset, split, data_dir=None):
     Raises:
         DataError: unknown data set or split, or files that are missing or broken.
     """
-    from . import easy_vqa, vqa_v2
+    from . import easy_vqa, hub, own_data, vqa_v2
 
+    if dataset not in DATASETS:
+        raise DataError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}")
     if dataset == "easy_vqa":
         return easy_vqa.load(split)
-    if dataset == "vqa_v2":
-        if data_dir is None:
-            raise DataError("--dataset vqa_v2 needs --data_dir, the folder with the questions, annotations and images")
-        return vqa_v2.load(data_dir, split)
-    raise DataError(f"unknown data set {dataset!r}: choose easy_vqa or vqa_v2")
+    if data_dir is None:
+        raise DataError(f"--dataset {dataset} needs --data_dir, the folder that holds the data")
+    if not split:
+        raise DataError(f"--dataset {dataset} needs the name of a split")
+    if dataset == "hub":
+        return hub.load(data_dir, split)
+    return {"vqa_v2": vqa_v2, "own": own_data}[dataset].load(data_dir, split, skip_missing_images)
+
+
+def drop_missing_images(rows, missing, where, skip):
+    """
+    Args:
+        rows (`datasets.Dataset`): columns of `FEATURES`.
+        missing (`set[str]`): `image_id` of every image whose file is not there.
+        where: the folder or file to name.
+        skip (`bool`): leave out their questions, and say so, instead of raising.
+
+    Returns:
+        `datasets.Dataset`
+
+    Raises:
+        DataError: an image is missing and `skip` is False, or no image is there at all.
+    """
+    if not missing:
+        return rows
+    keep = [index for index, image_id in enumerate(rows["image_id"]) if image_id not in missing]
+    said = f"{where}: {len(missing)} images are missing, such as {min(missing)}"
+    if not skip or not keep:
+        raise DataError(f"{said}; --skip_missing_images goes on without their {len(rows) - len(keep)} questions")
+    print(f"{said}; going on without their {len(rows) - len(keep)} questions")
+    return rows.select(keep)

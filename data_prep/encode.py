@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Image
+from datasets import Image, concatenate_datasets
 from datasets.fingerprint import Hasher
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -37,15 +37,18 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 1))
-    return dataset.map(
+    key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 2))
+    encoded = dataset.select_columns(["question", "answers"]).map(
         _encode_batch,
         fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},
         batched=True,
         num_proc=num_proc if num_proc and len(dataset) >= WORTH_PROCESSES else None,
+        remove_columns=["question", "answers"],
         new_fingerprint=key,
         desc="Encoding questions and answers",
     )
+    # Beside the other columns, not with them: pictures that lie in the data set itself are not written once more.
+    return concatenate_datasets([dataset, encoded], axis=1)
 
 
 def _encode_batch(rows, tokenizer, label2id, max_length):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Image
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..processing_vqafusion import load_image
@@ -62,7 +62,7 @@ def pixel_values(sources, image_processor):
     return image_processor(images=images, return_tensors="pt")["pixel_values"]
 
 
-def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_workers=1):
+def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_threads=None):
     """
     Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
     with several processes (`accelerate launch`) each encodes its share of the shards.
@@ -74,7 +74,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
         cache_dir: the states go into a folder below it, named by a digest of the encoder's weights, the
             preprocessing, and the images' names, sizes and times: a change of any makes another folder.
         batch_size (`int`): images per forward pass; small ones are faster for convolutions on CPU.
-        num_workers (`int`): processes that decode images meanwhile.
+        num_threads (`int`, *optional*): batches in the making at a time; as many as torch has threads by default.
 
     Returns:
         [`ImageStates`]
@@ -99,23 +99,23 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     mine = missing[process.process_index :: process.num_processes]
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     encoder = model.to(process.device, memory_format=torch.channels_last).eval()
+
+    def encode(batch):
+        pixels = pixel_values([source for _, source in batch], image_processor)
+        with torch.inference_mode():
+            states = encoder.encode_image(pixels.to(process.device, memory_format=torch.channels_last))
+        bar.update(len(batch))
+        return states.to(torch.float16).cpu().numpy()
+
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(_of_shard(images, shard)) for shard in mine))
-    for shard in mine:
-        loader = DataLoader(
-            [source for _, source in _of_shard(images, shard)],
-            batch_size=batch_size,
-            num_workers=num_workers,
-            collate_fn=lambda sources: pixel_values(sources, image_processor),
-        )
-        states = []
-        for pixels in loader:
-            with torch.inference_mode():
-                pixels = pixels.to(process.device, memory_format=torch.channels_last)
-                states.append(encoder.encode_image(pixels).to(torch.float16).cpu().numpy())
-            bar.update(len(pixels))
-        _write(folder / _shard_name(shard), partial(np.save, arr=np.concatenate(states)))
-    bar.close()
+    # Every core decodes and encodes batches of its own: no core waits for another in the middle of a layer.
+    threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "encode", torch.set_num_threads, (1,))
+    with bar, threads:
+        for shard in mine:
+            batches = _in_batches(_of_shard(images, shard), batch_size)
+            states = np.concatenate(list(threads.map(encode, batches)))
+            _write(folder / _shard_name(shard), partial(np.save, arr=states))
     if process.is_main_process:
         names = json.dumps([image_id for image_id, _ in images])
         _write(folder / "images.json", lambda file: file.write(names.encode()))
@@ -135,6 +135,10 @@ def _images(rows):
 
 def _of_shard(images, shard):
     return images[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
+
+
+def _in_batches(images, size):
+    return [images[at : at + size] for at in range(0, len(images), size)]
 
 
 def _shard_name(shard):

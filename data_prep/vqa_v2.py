@@ -1,20 +1,42 @@
 """Official VQA v2 JSON files, zipped or not, and COCO image folders."""
 
-import json
 import zipfile
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 
-from . import FEATURES, DataError
+from . import FEATURES, DataError, drop_missing_images
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
-_READER_VERSION = 1  # part of the cache's key: raise it when the rows change
+_READER_VERSION = 2  # part of the cache's key: raise it when the rows change
 
 
-def load(data_dir, split):
+class _Question(msgspec.Struct):
+    question_id: int
+    image_id: int
+    question: str
+
+
+class _Answer(msgspec.Struct):
+    answer: str
+
+
+class _QuestionId(msgspec.Struct):
+    question_id: int
+
+
+class _Annotation(msgspec.Struct):
+    question_id: int
+    question_type: str
+    answer_type: str
+    answers: Annotated[list[_Answer], msgspec.Meta(min_length=1)]
+
+
+def load(data_dir, split, skip_missing_images=False):
     """
     Load one split in the official layout: the question and annotation files, or the zips that hold them, in
     `data_dir`, and the images in `data_dir/IMAGES/COCO_IMAGES_000000000000.jpg`, where IMAGES is the split's name.
@@ -22,6 +44,7 @@ def load(data_dir, split):
     Args:
         data_dir (`str`): the folder.
         split (`str`): such as `"train2014"`, `"val2014"`, `"test2015"`; test splits need no annotations.
+        skip_missing_images (`bool`): leave out the questions whose image is missing.
 
     Returns:
         `datasets.Dataset` with the columns of `FEATURES`, cached by the names, sizes and times of its files.
@@ -53,11 +76,14 @@ def load(data_dir, split):
         "stamp": (_READER_VERSION, *(_stamp(file) for file, _ in sources)),
     }
     try:
-        return Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
+        rows = Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
+    # Not in `_rows`, which does not run again when its result is in the cache.
+    present = {f"{images.name}/{int(name.stem[-12:])}" for name in images.glob("COCO_*_[0-9]*.jpg")}
+    return drop_missing_images(rows, set(rows.unique("image_id")) - present, images, skip_missing_images)
 
 
 def _stamp(file):
@@ -91,69 +117,76 @@ def _splits(data_dir):
     return {name[len(before) : -len(after)] for name in names if name.startswith(before) and name.endswith(after)}
 
 
-def _read(source, key, fields):
-    """The list under `key`, each entry with the `fields`."""
+def _read(source, key):
+    """The bytes of each entry under `key`; they are decoded one by one, since a whole file would fill gigabytes."""
     file, member = source
-    name = f"{file}:{member}" if member else file
     try:
         if member:
             with zipfile.ZipFile(file) as archive:
-                data = json.loads(archive.read(member))
+                text = archive.read(member)
         else:
-            data = json.loads(Path(file).read_bytes())
-    except (ValueError, zipfile.BadZipFile, RecursionError, OSError) as error:
-        raise DataError(f"{name} is not valid JSON ({error}); fetch it again") from None
-    entries = data.get(key) if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        raise DataError(f"{name} holds no list of {key!r}; it is not an official VQA v2 file")
+            text = Path(file).read_bytes()
+        entries = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get(key, b"null")
+        entries = msgspec.json.decode(entries, type=list[msgspec.Raw])
+    except msgspec.ValidationError:
+        raise DataError(f"{_name(source)} holds no list of {key!r}; it is not an official VQA v2 file") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, zipfile.BadZipFile, RecursionError, OSError) as error:
+        raise DataError(f"{_name(source)} is not valid JSON ({error}); fetch it again") from None
     if not entries:
-        raise DataError(f"{name}: the list of {key!r} is empty")
+        raise DataError(f"{_name(source)}: the list of {key!r} is empty")
+    return entries
+
+
+def _decode(entries, kind, source, key):
+    decoder = msgspec.json.Decoder(kind)
     for position, entry in enumerate(entries):
-        for field, kind in fields.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
-                raise DataError(f"{name}: entry {position} of {key!r} has no proper {field!r}")
-    by_id = {entry["question_id"]: entry for entry in entries}
-    if len(by_id) != len(entries):
-        raise DataError(f"{name}: {len(entries) - len(by_id)} question ids stand more than once")
-    return by_id
+        try:
+            yield decoder.decode(entry)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DataError(f"{_name(source)}: entry {position} of {key!r} is not as it should be: {error}") from None
+
+
+def _name(source):
+    file, member = source
+    return f"{file}:{member}" if member else file
 
 
 def _rows(questions, annotations, images, stamp):
-    asked = _read(questions, "questions", {"question_id": int, "image_id": int, "question": str})
-    answered = {}
-    if annotations:
-        fields = {"question_id": int, "answers": list, "question_type": str, "answer_type": str}
-        answered = _read(annotations, "annotations", fields)
-        for one, other, kind, lacks in (
-            (asked, answered, "questions", "annotation"),
-            (answered, asked, "annotations", "question"),
-        ):
-            lonely = [key for key in one if key not in other]
-            if lonely:
-                raise DataError(
-                    f"{len(lonely)} of {len(one)} {kind} have no {lacks} (first: question_id {lonely[0]}); "
-                    f"{questions[0]} and {annotations[0]} are of different splits or incomplete"
-                )
-    folder = Path(images)
-    present = {file.name for file in folder.iterdir()}
-    name = "COCO_" + folder.name + "_{:012d}.jpg"
-    missing = sorted({row["image_id"] for row in asked.values() if name.format(row["image_id"]) not in present})
-    if missing:
-        raise DataError(f"{len(missing)} images are missing in {folder}, the first {name.format(missing[0])}")
-    for key, row in asked.items():
-        known = answered.get(key, {})
-        yield {
-            "image": str(folder / name.format(row["image_id"])),
-            "image_id": f"{folder.name}/{row['image_id']}",
-            "question_id": key,
-            "question": row["question"],
-            "answers": [_answer(answer, key, annotations) for answer in known.get("answers", [])],
-            "question_type": known.get("question_type", ""),
-            "answer_type": known.get("answer_type", ""),
-        }
+    entries = _read(questions, "questions")
+    asked = {entry.question_id: entry for entry in _decode(entries, _Question, questions, "questions")}
+    _check_unique(asked, entries, questions)
+    if annotations is None:
+        for question in asked.values():
+            yield _row(question, Path(images))
+        return
+    entries = _read(annotations, "annotations")
+    answered = {entry.question_id for entry in _decode(entries, _QuestionId, annotations, "annotations")}
+    _check_unique(answered, entries, annotations)
+    for lonely, kind, lacks in (
+        (asked.keys() - answered, "questions", "annotation"),
+        (answered - asked.keys(), "annotations", "question"),
+    ):
+        if lonely:
+            raise DataError(
+                f"{len(lonely)} {kind} have no {lacks}, such as question_id {min(lonely)}; "
+                f"{_name(questions)} and {_name(annotations)} are of different splits or incomplete"
+            )
+    for annotation in _decode(entries, _Annotation, annotations, "annotations"):
+        yield _row(asked[annotation.question_id], Path(images), annotation)
 
 
-def _answer(entry, key, annotations):
-    if not isinstance(entry, dict) or not isinstance(entry.get("answer"), str):
-        raise DataError(f"{annotations[0]}: question_id {key} has an answer without text")
-    return entry["answer"]
+def _check_unique(ids, entries, source):
+    if len(ids) < len(entries):
+        raise DataError(f"{_name(source)}: {len(entries) - len(ids)} question ids stand more than once")
+
+
+def _row(question, folder, annotation=None):
+    return {
+        "image": str(folder / f"COCO_{folder.name}_{question.image_id:012d}.jpg"),
+        "image_id": f"{folder.name}/{question.image_id}",
+        "question_id": question.question_id,
+        "question": question.question,
+        "answers": [entry.answer for entry in annotation.answers] if annotation else [],
+        "question_type": annotation.question_type if annotation else "",
+        "answer_type": annotation.answer_type if annotation else "",
+    }

@@ -2,14 +2,16 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import draw
-from hypothesis import given
+from datasets import Dataset, Image
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
+from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split, own_data
 from vqafusion.data_prep.answers import build_vocabulary, ceiling, prior_answers, read_vocabulary, soft_targets
 from vqafusion.data_prep.encode import VqaCollator, encode, train_tokenizer
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import normalize_answer, question_score
@@ -96,7 +98,7 @@ def replace(file, old, new):
         (lambda d: replace(questions_file(d), "1001", "1000"), "more than once"),
         (lambda d: (d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink(), "1 images are missing"),
         (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
-        (lambda d: replace(annotations_file(d), '"Red."', "3"), "without text"),
+        (lambda d: replace(annotations_file(d), '"Red."', "3"), "answers[7].answer"),
         (lambda d: (d / "broken.zip").write_text("no zip") and questions_file(d).unlink(), "not a readable zip"),
     ],
 )  # fmt: skip
@@ -228,6 +230,130 @@ def test_tokenizer_knows_its_questions():
     ids = tokenizer("What COLOR is the shape?")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "what", "color", "is", "the", "shape", "?", "[SEP]"]
     assert tokenizer.unk_token_id in tokenizer("日本")["input_ids"]
+
+
+def test_missing_images_are_left_out_on_request(official, capsys):
+    (official / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink()
+    rows = load_split("vqa_v2", SPLIT, official, skip_missing_images=True)
+    assert set(rows["image_id"]) == {f"{SPLIT}/1"} and len(rows) == 3
+    assert "1 images are missing" in capsys.readouterr().out
+    (official / SPLIT / f"COCO_{SPLIT}_{1:012d}.jpg").unlink()  # the rows are in the cache by now
+    with pytest.raises(DataError, match="2 images are missing"):
+        load_split("vqa_v2", SPLIT, official, skip_missing_images=True)
+
+
+def test_annotations_of_another_split_are_refused(tmp_path, official):
+    other = write_vqa_v2(tmp_path / "other", images=3)
+    replace(annotations_file(other), "300", "700")
+    annotations_file(other).replace(annotations_file(official))
+    with pytest.raises(DataError, match="3 annotations have no question, such as question_id 7000"):
+        load_split("vqa_v2", SPLIT, official)
+
+
+def test_few_and_foreign_answers(official):
+    data = json.loads(annotations_file(official).read_text())
+    data["annotations"][0]["answers"] = [{"answer": "café"}, {"answer": "café"}, {"answer": "日本"}]
+    annotations_file(official).write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    rows = load_split("vqa_v2", SPLIT, official)
+    assert rows[0]["answers"] == ["café", "café", "日本"]
+    assert question_score("café", rows[0]["answers"]) == pytest.approx((1 / 3 + 1 / 3 + 2 / 3) / 3)
+    data["annotations"][1]["answers"] = []
+    annotations_file(official).write_text(json.dumps(data))
+    with pytest.raises(DataError, match="entry 1 of 'annotations'"):
+        load_split("vqa_v2", SPLIT, official)
+
+
+OWN = [
+    {"image": "a.png", "question": "is it red?", "answers": ["yes", "yes", "no"]},
+    {"image": "a.png", "question": "how many?", "answer": "two", "question_id": 7, "question_type": "how many"},
+    {"image": "b.png", "question": "what colour?", "answer": "blue"},
+]
+
+
+@pytest.fixture
+def own(tmp_path):
+    draw().save(tmp_path / "a.png")
+    draw("blue").save(tmp_path / "b.png")
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, OWN)))
+    (tmp_path / "dev.csv").write_text("image,question,answers\na.png,is it red?,yes|yes|no\nb.png,which colour?,blue\n")
+    return tmp_path
+
+
+def test_own_data(own):
+    rows = load_split("own", "train.jsonl", own)
+    assert rows.features == FEATURES and rows["question_id"][:] == [1, 7, 3]
+    assert rows["answer_type"][:] == ["yes/no", "number", "other"] and rows["question_type"][1] == "how many"
+    assert rows["answers"][0] == ["yes", "yes", "no"] * 4 and rows["answers"][2] == ["blue"] * 10
+    assert rows[0]["image"].size == (48, 40) and rows[0]["image_id"] == rows[1]["image_id"] != rows[2]["image_id"]
+    rows = load_split("own", "dev.csv", own)
+    assert rows["question"][:] == ["is it red?", "which colour?"] and rows["answers"][0][:3] == ["yes", "yes", "no"]
+    assert all(question_score(answers[0], answers) == 1 for answers in rows["answers"])
+
+
+@pytest.mark.parametrize(
+    "name,text,words",
+    [
+        ("x.jsonl", '{"image": "a.png"}', "row 1: 'question'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": []}', "row 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [1]}', "row 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image"', "row 2: not valid JSON"),
+        ("x.jsonl", "[1]", "row 1: not a JSON object"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": "x"}', "whole number"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1}\n' * 2, "more than once"),
+        ("x.jsonl", '{"image": "c.png", "question": "q", "answer": "a"}', "1 images are missing"),
+        ("x.jsonl", "", "no question"),
+        ("x.csv", "image,answer\na.png,yes\n", "row 1: 'question'"),
+        ("x.txt", "", "files there: dev.csv, train.jsonl"),
+    ],
+)
+def test_bad_own_data_is_named(own, name, text, words):
+    (own / name).write_text(text)
+    with pytest.raises(DataError) as error:
+        load_split("own", name, own)
+    assert words in str(error.value) and str(own) in str(error.value)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60), st.integers(0, 300), st.sampled_from(["train.jsonl", "dev.csv"]))
+def test_rubbish_in_own_data_is_read_or_named(own, junk, position, name):
+    data = bytearray((own / name).read_bytes())
+    data[position : position + len(junk)] = junk
+    (own / f"broken.{name}").write_bytes(data)
+    try:
+        assert own_data.load(own, f"broken.{name}").features == FEATURES
+    except DataError as error:
+        assert str(own) in str(error)
+
+
+def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
+    rows = load_split("vqa_v2", SPLIT, official)
+    table = {
+        "question_type": rows["question_type"][:], "question": rows["question"][:], "answer_type": ["yes/no"] * 6,
+        "answers": [[{"answer": a, "answer_confidence": "yes", "answer_id": 1} for a in group] for group in
+                    rows["answers"]],
+        "image_id": [1, 1, 1, 2, 2, 2], "question_id": rows["question_id"][:], "multiple_choice_answer": ["yes"] * 6,
+        "image": [{"bytes": Path(image["path"]).read_bytes(), "path": None} for image in
+                  rows.cast_column("image", Image(decode=False))["image"]],
+    }  # fmt: skip
+    copy = Dataset.from_dict(table).cast_column("image", Image())
+    folder, bare, lacking = (tmp_path / name for name in ("copy", "bare", "lacking"))
+    for place in (folder, bare, lacking):
+        place.mkdir()
+    copy.to_parquet(folder / "train-00000-of-00001.parquet")
+    again = load_split("hub", "train", folder)
+    assert again.features == FEATURES and again[4]["image"].size == (48, 40)
+    for column in ("question", "answers", "question_id", "question_type", "answer_type"):
+        assert again[column][:] == rows[column][:]
+    assert again["image_id"][:] == [f"train/{i}" for i in (1, 1, 1, 2, 2, 2)]
+    encoded = encode(again, processor.tokenizer, {"yes": 0})
+    assert encoded[0]["image"]["bytes"] and VqaCollator(processor, 1)([encoded[0]])["pixel_values"].shape[0] == 1
+    copy.select_columns(["image", "question", "answers"]).to_parquet(bare / "train-00000-of-00001.parquet")
+    rows = load_split("hub", "train", bare)
+    assert rows["question_id"][:] == [0, 1, 2, 3, 4, 5] and rows["answer_type"][0] == "yes/no"
+    copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
+    for place, split, words in ((lacking, "train", "no column answers"), (bare, "val", "cannot be loaded")):
+        with pytest.raises(DataError, match=words):
+            load_split("hub", split, place)
 
 
 def test_minidev(shared):

@@ -29,7 +29,7 @@ def rows(tmp_path):
 
 
 def cache(rows, model, processor, folder):
-    return cache_image_states(rows, model.vqafusion, processor.image_processor, folder, batch_size=2, num_workers=0)
+    return cache_image_states(rows, model.vqafusion, processor.image_processor, folder, batch_size=2, num_threads=1)
 
 
 def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, small_shards):
@@ -98,7 +98,7 @@ model = VqaFusionModel(tiny_config())
 model.vision_model.register_forward_hook(lambda *call: time.sleep(0.05))
 processor = VqaFusionProcessor.from_pretrained(sys.argv[2])
 rows = load_split("vqa_v2", "toy2014", sys.argv[3])
-image_features.cache_image_states(rows, model, processor.image_processor, sys.argv[4], batch_size=2, num_workers=0)
+image_features.cache_image_states(rows, model, processor.image_processor, sys.argv[4], batch_size=2, num_threads=1)
 """
 
 

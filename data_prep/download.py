@@ -1,0 +1,189 @@
+"""Fetch VQA v2 from its official addresses into the layout that `--dataset vqa_v2` reads.
+
+vqafusion-data DIR --splits train2014 val2014 --dry_run     what it would fetch, and how large that is
+vqafusion-data DIR --splits train2014 val2014               fetch, check, unpack; go on where it was; nothing twice
+"""
+
+import argparse
+import os
+import shutil
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import httpx2
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import http_get
+from tqdm import tqdm
+
+from ..command_line import one_line_errors, writable_folder
+from . import DataError
+
+# https://visualqa.org/download.html and https://cocodataset.org/#download
+VQA_URL = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
+COCO_URL = "http://images.cocodataset.org/zips"
+SPLITS = {
+    "train2014": ("v2_Questions_Train_mscoco.zip", "v2_Annotations_Train_mscoco.zip", "train2014.zip"),
+    "val2014": ("v2_Questions_Val_mscoco.zip", "v2_Annotations_Val_mscoco.zip", "val2014.zip"),
+    "test2015": ("v2_Questions_Test_mscoco.zip", "test2015.zip"),
+}
+TRIES = 4
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="vqafusion-data", description="Fetch VQA v2 from its official addresses.")
+    parser.add_argument("data_dir", help="folder to fetch it into; give it as --data_dir afterwards")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["train2014", "val2014"])
+    parser.add_argument("--dry_run", action="store_true", help="only list what would be fetched")
+    parser.add_argument("--no_images", action="store_true", help="questions and annotations only")
+    parser.add_argument("--keep_zips", action="store_true", help="keep the images' zips when they are unpacked")
+    parser.add_argument("--vqa_url", default=VQA_URL, help="where the questions and annotations are")
+    parser.add_argument("--coco_url", default=COCO_URL, help="where the images are")
+    return parser
+
+
+@one_line_errors
+def main(argv=None):
+    args = arguments().parse_args(argv)
+    folder = Path(args.data_dir) if args.dry_run else writable_folder(args.data_dir)
+    wanted = [name for split in args.splits for name in SPLITS[split]]
+    wanted = [name for name in wanted if not (args.no_images and _is_images(name))]
+    missing = [name for name in wanted if not _is_there(folder, name)]
+    if not missing:
+        print(f"all there: {folder}")
+        return
+    bases = {name: args.coco_url if _is_images(name) else args.vqa_url for name in missing}
+    files = [(name, f"{bases[name].rstrip('/')}/{name}") for name in missing]
+    sizes = {name: _size(address) for name, address in files}
+    for name, address in files:
+        print(f"{_gigabytes(sizes[name]):>12}  {address}")
+    print(f"{_gigabytes(sum(sizes.values())):>12}  in all, into {folder}")
+    if args.dry_run:
+        return
+    _check_space(folder, sizes)
+    for name, address in files:
+        fetch(address, folder / name, sizes[name])
+        if _is_images(name):
+            unpack(folder / name)
+            if not args.keep_zips:
+                (folder / name).unlink()
+    print(f"all there: {folder}")
+
+
+def fetch(address, file, size):
+    """
+    Fetch one zip; what an interrupted call left in `file.part` is kept, and the rest added to it.
+
+    Args:
+        address (`str`): http or https.
+        file (`Path`): the zip, which appears only when it is whole.
+        size (`int`): bytes that the server announced.
+
+    Raises:
+        DataError: the server does not give the file, or it is not a whole zip of that size.
+    """
+    if file.exists():
+        return
+    part = file.with_name(file.name + ".part")
+    for attempt in range(1, TRIES + 1):
+        try:
+            with open(part, "ab") as opened:
+                if opened.tell() > size:  # of another version of the file
+                    opened.truncate(0)
+                http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
+            break
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            if attempt == TRIES or not _may_pass(error):
+                raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
+            time.sleep(2**attempt / 4)
+    # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
+    broken = _broken(part, thorough=not _is_images(file.name))
+    if broken or part.stat().st_size != size:
+        part.unlink()
+        raise DataError(f"what {address} gave is not a whole zip file ({broken or 'wrong size'}); run it again")
+    os.replace(part, file)
+
+
+def unpack(file):
+    """
+    Unpack a zip of images beside it, into the folder that has its name; the folder appears only when it is whole.
+
+    Args:
+        file (`Path`): such as `train2014.zip`, which holds `train2014/*.jpg`.
+
+    Raises:
+        DataError: a picture in it is damaged, or it holds none.
+    """
+    folder, part = file.with_suffix(""), file.with_name(f".{file.stem}.part")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [m for m in archive.infolist() if m.filename.startswith(f"{file.stem}/") and not m.is_dir()]
+            for member in tqdm(members, desc=f"Unpacking {file.name}", unit="image"):
+                done = part / member.filename
+                if not done.exists() or done.stat().st_size != member.file_size:
+                    archive.extract(member, part)  # checks the checksum
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        file.unlink()
+        raise DataError(f"{file} is damaged ({error}) and was removed; run it again to fetch it anew") from None
+    if not members:
+        file.unlink()
+        raise DataError(f"{file} holds no folder {file.stem!r}, so it is another file, and was removed")
+    os.replace(part / file.stem, folder)
+    shutil.rmtree(part)
+
+
+def _is_images(name):
+    return not name.startswith("v2_")
+
+
+def _is_there(folder, name):
+    return (folder / Path(name).stem).is_dir() if _is_images(name) else (folder / name).is_file()
+
+
+def _size(address):
+    try:
+        answer = httpx2.head(address, follow_redirects=True, timeout=30).raise_for_status()
+    except httpx2.HTTPError as error:
+        raise DataError(f"{address} cannot be reached ({_reason(error)})") from None
+    if "content-length" not in answer.headers:
+        raise DataError(f"{address} does not say how large it is; is it the right address?")
+    return int(answer.headers["content-length"])
+
+
+def _check_space(folder, sizes):
+    """Images stand twice while they are unpacked."""
+    needed = sum(size * (2 if _is_images(name) else 1) for name, size in sizes.items())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(f"{folder} has room for {_gigabytes(free)}, but {_gigabytes(needed)} are needed")
+
+
+def _broken(file, thorough):
+    """Why a file is not a whole zip, or None."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() if thorough else None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return str(error)
+
+
+def _may_pass(error):
+    """Whether the next try may have more luck: not if the server says that there is no such file."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is None or status >= 500 or status in (408, 429)
+
+
+def _reason(error):
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answered {response.status_code}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _gigabytes(size):
+    return f"{size / 1e9:,.3f} GB"
+
+
+if __name__ == "__main__":
+    main()

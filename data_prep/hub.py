@@ -1,0 +1,62 @@
+"""Copies of VQA v2 on the Hugging Face Hub, or any data set with its columns, in parquet."""
+
+from datasets import Image, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+
+from . import FEATURES, DataError
+from .own_data import answer_type
+
+NEEDED = ("image", "question", "answers")
+
+
+def load(name, split):
+    """
+    Args:
+        name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`). It
+            has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`), and, as the
+            common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`.
+        split (`str`): one of its splits.
+
+    Returns:
+        `datasets.Dataset` with the columns of `FEATURES`; the pictures stay where `datasets` keeps them.
+
+    Raises:
+        DataError: no such data set or split, or a column that is missing.
+    """
+    try:
+        rows = load_dataset(str(name), split=split)
+    except (DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
+        raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
+    lacking = [column for column in NEEDED if column not in rows.column_names]
+    if lacking:
+        raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(rows.column_names)}")
+    if not len(rows):
+        raise DataError(f"split {split!r} of {name} is empty")
+    names = [column for column in FEATURES if column in rows.column_names and column != "image"]
+    light = rows.select_columns(names).map(
+        _same_columns,
+        fn_kwargs={"split": split},
+        with_indices=True,
+        batched=True,
+        remove_columns=names,
+        features=type(FEATURES)({column: kind for column, kind in FEATURES.items() if column != "image"}),
+        desc="Reading questions and answers",
+    )
+    if len(set(light["question_id"])) < len(light):
+        raise DataError(f"{name}: question ids stand more than once")
+    images = rows.select_columns("image").cast_column("image", Image())
+    return concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
+
+
+def _same_columns(rows, indices, split):
+    answers = [[a["answer"] if isinstance(a, dict) else a for a in group or []] for group in rows["answers"]]
+    kinds = [answer_type(group[0]) if group else "" for group in answers]
+    empty = [""] * len(indices)
+    return {
+        "image_id": [f"{split}/{image_id}" for image_id in rows.get("image_id", indices)],
+        "question_id": [int(key) for key in rows.get("question_id", indices)],
+        "question": rows["question"],
+        "answers": answers,
+        "question_type": rows.get("question_type", empty),
+        "answer_type": rows.get("answer_type", kinds),
+    }

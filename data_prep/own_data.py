@@ -1,0 +1,103 @@
+"""Your own questions: a JSON Lines or CSV file with an image, a question and its answers in every row."""
+
+import csv
+import json
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
+from . import FEATURES, DataError, drop_missing_images
+
+ENDINGS = (".jsonl", ".csv")
+MIN_ANSWERS = 10
+
+
+def load(data_dir, split, skip_missing_images=False):
+    """
+    Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
+    CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `image_id`,
+    `question_type` and `answer_type`. Fewer than ten answers are repeated until there are ten: the official accuracy
+    counts agreement among ten, so an only answer counts in full.
+
+    Args:
+        data_dir (`str`): the folder.
+        split (`str`): the file's name in it, such as `"train.jsonl"` or `"dev.csv"`.
+        skip_missing_images (`bool`): leave out the questions whose image is missing.
+
+    Returns:
+        `datasets.Dataset` with the columns of `FEATURES`. Without a type in the file, an answer's is yes/no, number
+        or other by its text, and a question's is empty.
+
+    Raises:
+        DataError: no such file, a row that lacks something, question ids that stand twice, missing images.
+    """
+    file = Path(data_dir).resolve() / split
+    if file.suffix not in ENDINGS or not file.is_file():
+        known = ", ".join(sorted(f.name for f in file.parent.glob("*") if f.suffix in ENDINGS)) or "none"
+        raise DataError(f"no file {split!r} ending in {' or '.join(ENDINGS)} in {file.parent}; files there: {known}")
+    columns = {name: [] for name in FEATURES}
+    missing = set()
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            entries = csv.DictReader(opened) if file.suffix == ".csv" else map(_json_line, opened)
+            for number, entry in enumerate(entries, 1):
+                try:
+                    row = _row(entry, number, file)
+                except ValueError as error:
+                    raise DataError(f"{file}: row {number}: {error}") from None
+                for name, value in row.items():
+                    columns[name].append(value)
+                if not Path(row["image"]).is_file():
+                    missing.add(row["image_id"])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read as UTF-8 {file.suffix[1:]}: {error}") from None
+    if not columns["question_id"]:
+        raise DataError(f"{file} holds no question")
+    if len(set(columns["question_id"])) < len(columns["question_id"]):
+        raise DataError(f"{file}: question ids stand more than once")
+    return drop_missing_images(Dataset.from_dict(columns, features=FEATURES), missing, file, skip_missing_images)
+
+
+def _json_line(line):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return error  # raised by `_row`, which is called where the number of the row is known
+
+
+def _row(entry, number, file):
+    if isinstance(entry, Exception):
+        raise ValueError(f"not valid JSON ({entry})")
+    if not isinstance(entry, dict):
+        raise ValueError("not a JSON object")
+    for name in ("image", "question"):
+        if not isinstance(entry.get(name), str) or not entry[name].strip():
+            raise ValueError(f"{name!r} is missing or empty")
+    answers = entry.get("answers") or entry.get("answer")
+    if isinstance(answers, str):
+        answers = answers.split("|") if file.suffix == ".csv" and "answers" in entry else [answers]
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise ValueError("'answers' must be a list of texts, or 'answer' one text")
+    try:
+        question_id = int(entry.get("question_id") or number)
+    except (TypeError, ValueError):
+        raise ValueError(f"'question_id' must be a whole number, not {entry['question_id']!r}") from None
+    image = str((file.parent / entry["image"]).resolve())
+    return {
+        "image": image,
+        "image_id": str(entry.get("image_id") or image),
+        "question_id": question_id,
+        "question": entry["question"],
+        "answers": answers * -(-MIN_ANSWERS // len(answers)),
+        "question_type": str(entry.get("question_type") or ""),
+        "answer_type": str(entry.get("answer_type") or answer_type(answers[0])),
+    }
+
+
+def answer_type(answer):
+    """`"yes/no"`, `"number"` or `"other"`, by the answer's text."""
+    answer = normalize_answer(answer)
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "number" if answer.replace(".", "", 1).isdecimal() else "other"

@@ -1,0 +1,198 @@
+"""vqafusion-data against a real server on loopback that cuts connections, lies, and fails."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import ROOT, draw
+from test_data_prep import write_vqa_v2
+from test_processing_vqafusion import encoded
+
+from vqafusion.data_prep import DataError, download, load_split
+
+QUESTIONS, ANNOTATIONS, IMAGES = download.SPLITS["val2014"]
+
+
+class Server:
+    """The three files of val2014; `faults[name]` is a list of what to do at the next requests of a name."""
+
+    def __init__(self, files):
+        self.files, self.faults, self.sent, self.ranges = files, {}, 0, []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self):
+                self.answer(head=True)
+
+            def do_GET(self):
+                self.answer(head=False)
+
+            def answer(self, head):
+                name = self.path.rsplit("/", 1)[-1]
+                faults = outer.faults.get(name, [])
+                fault = faults.pop(0) if faults and (not head or faults[0] == "absent") else None
+                data = outer.files.get(name)
+                if data is None or fault in ("absent", 500, 404):
+                    self.send_response(fault if isinstance(fault, int) else 404)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                if fault == "wrong":
+                    data = b"x" * len(data)
+                start = 0
+                if not head and (wanted := self.headers.get("Range")):
+                    outer.ranges.append(wanted)
+                    start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Length", str(len(data) - start))
+                self.end_headers()
+                if not head:
+                    body = data[start:] if fault != "cut" else data[start : start + (len(data) - start) // 2]
+                    outer.sent += len(body)
+                    self.wfile.write(body)
+                    self.wfile.flush()
+                    self.close_connection = fault == "cut"
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}/files"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 8)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    made = write_vqa_v2(tmp_path / "made", split="val2014")
+    files = {
+        QUESTIONS: zipped({"v2_OpenEnded_mscoco_val2014_questions.json": None}, made),
+        ANNOTATIONS: zipped({"v2_mscoco_val2014_annotations.json": None}, made),
+        IMAGES: zipped({f"val2014/{file.name}": None for file in (made / "val2014").iterdir()}, made),
+    }
+    running = Server(files)
+    yield running
+    running.server.shutdown()
+
+
+def zipped(members, folder):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, (folder / name).read_bytes() if data is None else data)
+    return buffer.getvalue()
+
+
+def fetch(server, folder, *more):
+    arguments = [str(folder), "--splits", "val2014", "--vqa_url", server.address, "--coco_url", server.address]
+    download.main([*arguments, *more])
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_lists_fetches_unpacks_and_then_does_nothing(server, tmp_path, capsys):
+    folder = tmp_path / "data"
+    fetch(server, folder, "--dry_run")
+    listed = capsys.readouterr().out
+    total = sum(map(len, server.files.values()))
+    assert all(name in listed for name in server.files) and f"{total / 1e9:.3f} GB" in listed
+    assert server.sent == 0 and not folder.exists()
+    fetch(server, folder)
+    assert server.sent == total and names(folder) == sorted([QUESTIONS, ANNOTATIONS, "val2014"])
+    rows = load_split("vqa_v2", "val2014", folder)
+    assert len(rows) == 6 and rows[0]["image"].size == (48, 40)
+    fetch(server, folder)
+    assert server.sent == total and "all there" in capsys.readouterr().out
+
+
+def test_cut_connections_are_resumed(server, tmp_path):
+    server.faults = {IMAGES: ["cut", "cut"], QUESTIONS: ["cut"]}
+    fetch(server, tmp_path / "data")
+    assert len(server.ranges) == 3
+    assert server.sent - sum(map(len, server.files.values())) < 3 * 8  # what a cut chunk had already brought
+    assert len(load_split("vqa_v2", "val2014", tmp_path / "data")) == 6
+
+
+def test_an_interrupted_call_goes_on_where_it_was(server, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / f"{IMAGES}.part").write_bytes(server.files[IMAGES][:1500])
+    (folder / ".val2014.part" / "val2014").mkdir(parents=True)
+    (folder / ".val2014.part" / "val2014" / f"COCO_val2014_{1:012d}.jpg").write_bytes(b"half")
+    fetch(server, folder)
+    assert server.ranges == ["bytes=1500-"]
+    assert names(folder) == sorted([QUESTIONS, ANNOTATIONS, "val2014"])
+    assert load_split("vqa_v2", "val2014", folder)[0]["image"].size == (48, 40)
+
+
+def test_a_failing_server_is_tried_again(server, tmp_path):
+    server.faults = {QUESTIONS: [500, 500]}
+    fetch(server, tmp_path / "data")
+    assert (tmp_path / "data" / QUESTIONS).exists()
+
+
+@pytest.mark.parametrize(
+    "faults,words,left",
+    [
+        ({QUESTIONS: [500] * 9}, "answered 500", [f"{QUESTIONS}.part"]),
+        ({QUESTIONS: ["absent"]}, "answered 404", []),
+        ({QUESTIONS: [404] * 9}, "answered 404", [f"{QUESTIONS}.part"]),
+        ({QUESTIONS: ["wrong"]}, "not a whole zip", []),
+        ({IMAGES: ["wrong"]}, "not a whole zip", [ANNOTATIONS, QUESTIONS]),
+    ],
+)
+def test_faults_are_told_in_a_line_and_nothing_looks_whole(server, tmp_path, capsys, faults, words, left):
+    server.faults = faults
+    with pytest.raises(SystemExit) as stop:
+        fetch(server, tmp_path / "data")
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and last.startswith("error: ") and words in last
+    assert names(tmp_path / "data") == left
+    server.faults = {}
+    fetch(server, tmp_path / "data")  # the same command mends it
+    assert len(load_split("vqa_v2", "val2014", tmp_path / "data")) == 6
+
+
+def test_damaged_and_foreign_archives_leave_no_folder(tmp_path):
+    picture = encoded(draw(size=(200, 200)), "BMP")
+    data = bytearray(zipped({"val2014/a.jpg": picture}, tmp_path))
+    data[2000] ^= 1
+    for content, words in ((bytes(data), "damaged"), (zipped({"other/a.jpg": picture}, tmp_path), "holds no folder")):
+        (tmp_path / IMAGES).write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            download.unpack(tmp_path / IMAGES)
+        assert not (tmp_path / "val2014").exists() and not (tmp_path / IMAGES).exists()
+
+
+def test_unreachable_servers_full_disks_and_bad_folders(server, tmp_path, capsys, monkeypatch):
+    for more, words in (
+        (["--vqa_url", "http://127.0.0.1:9"], "cannot be reached"),
+        (["--splits", "train2013"], "train2013"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            fetch(server, tmp_path / "data", *more)
+        assert stop.value.code == 2 and words in capsys.readouterr().err
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(SystemExit):
+        fetch(server, tmp_path / "data")
+    assert "has room for" in capsys.readouterr().err
+
+
+def test_the_module_is_a_command(server, tmp_path):
+    command = [sys.executable, "-m", "vqafusion.data_prep.download", tmp_path, "--splits", "val2014", "--dry_run"]
+    command += ["--vqa_url", server.address, "--coco_url", server.address]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "in all" in result.stdout, json.dumps(result.stderr)
