@@ -90,3 +90,13 @@ def keep_freed_memory():
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory():
+    """The most memory that this process has held so far, in GiB; None where the system does not tell."""
+    if sys.platform not in ("linux", "darwin"):
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "linux" else 2**30), 2)

@@ -324,7 +324,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
             vision (`str`): name on the Hub or folder of a vision encoder; of a two-tower model such as CLIP,
                 the vision tower is taken.
             text (`str`): the same for the text encoder.
-            vision_kwargs, text_kwargs (`dict`): given to `AutoModel.from_pretrained`.
+            vision_kwargs, text_kwargs (`dict`): given to `AutoModel.from_pretrained`, such as `revision`; those that
+                the encoder's configuration knows, such as `dropout`, change it.
             config_kwargs: given to [`VqaFusionConfig`].
 
         Returns:
@@ -416,6 +417,9 @@ def _project(width, config):
 
 
 def _load_tower(name, tower, kwargs):
-    kwargs = {"dtype": torch.float32, **(kwargs or {})}
-    config = AutoConfig.from_pretrained(name, **{k: v for k, v in kwargs.items() if k != "dtype"})
-    return AutoModel.from_pretrained(name, config=getattr(config, tower, config), **kwargs)
+    kwargs = dict(kwargs or {})
+    config = AutoConfig.from_pretrained(name, **kwargs)
+    config = getattr(config, tower, config)
+    dtype = kwargs.pop("dtype", torch.float32)
+    config.update({key: kwargs.pop(key) for key in list(kwargs) if hasattr(config, key)})
+    return AutoModel.from_pretrained(name, config=config, dtype=dtype, **kwargs)

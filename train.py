@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder
+from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary, ceiling, read_vocabulary
@@ -289,6 +289,7 @@ def main(argv=None):
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(output_dir)
     processor.save_pretrained(output_dir)
+    result.metrics["peak_memory_gib"] = peak_memory()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()

@@ -29,7 +29,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         num_proc (`int`, *optional*): processes.
 
     Returns:
-        `datasets.Dataset` with `input_ids`, `label_ids` and `label_scores` besides; its images are not decoded.
+        `datasets.Dataset` with `input_ids`, `length`, `label_ids` and `label_scores` besides; images are not decoded.
         The same call finds its result in the cache of `datasets` again.
     """
     dataset = dataset.cast_column("image", Image(decode=False))
@@ -37,7 +37,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 2))
+    key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 3))
     encoded = dataset.select_columns(["question", "answers"]).map(
         _encode_batch,
         fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},
@@ -53,8 +53,10 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
 
 def _encode_batch(rows, tokenizer, label2id, max_length):
     targets = [soft_targets(answers, label2id) if answers else ([], []) for answers in rows["answers"]]
+    input_ids = tokenizer(rows["question"], truncation=True, max_length=max_length)["input_ids"]
     return {
-        "input_ids": tokenizer(rows["question"], truncation=True, max_length=max_length)["input_ids"],
+        "input_ids": input_ids,
+        "length": [len(ids) for ids in input_ids],  # where `Trainer` looks when it groups questions by length
         "label_ids": [ids for ids, _ in targets],
         "label_scores": [scores for _, scores in targets],
     }

@@ -117,6 +117,53 @@ def test_eval_scores_as_the_metric_does(trained, tmp_path):
     assert f"{metrics['overall']:.2f}" in result.stdout
 
 
+def evaluate(output, *arguments):
+    result = run("eval.py", *arguments, "--output_dir", output)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_stored_states_train_and_evaluate_as_pixels_do(trained, tmp_path):
+    states = ("--image_states_dir", tmp_path / "states")
+    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 4, *states)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (stored,) = (tmp_path / "states").iterdir()  # the splits are of the same images
+    before = {file.name: file.stat().st_mtime_ns for file in stored.iterdir()}
+    arguments = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
+    assert evaluate(tmp_path / "stored", *arguments, *states) == evaluate(tmp_path / "pixels", *arguments)
+    assert {file.name: file.stat().st_mtime_ns for file in stored.iterdir()} == before
+    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "blind", "--max_steps", 1, "--flip",
+                 "True", *states)  # fmt: skip
+    refused(result.returncode, Printed(result), "--image_states_dir")
+
+
+def test_baselines(trained, tmp_path):
+    arguments = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
+    prior = evaluate(tmp_path / "prior", "--baseline", "prior", "--train_split", SPLIT, *arguments)
+    assert prior["overall"] == 100 and prior["per_question_type"] == {"is it": 100}
+    result = run(
+        "train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 2, "--blind", 1
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["blind"] is True
+    assert evaluate(tmp_path / "blind", "--model", tmp_path / "model", *arguments)["questions"] == 12
+    result = run("eval.py", "--baseline", "luck", *arguments, "--output_dir", tmp_path / "out")
+    refused(result.returncode, Printed(result), "--baseline prior")
+
+
+def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path):
+    draw().save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "question": f"is it red {i}?", "answer": "red"} for i in range(8)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "dev.csv").write_text("image,question,answer\na.png,is it red?,red\n")
+    own = ("--dataset", "own", "--data_dir", tmp_path)
+    result = run("train.py", trained / "recipe.yaml", *own, "--train_split", "train.jsonl", "--eval_split", "dev.csv",
+                 "--output_dir", tmp_path / "model", "--max_steps", 2)  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    scores = evaluate(tmp_path / "out", "--model", tmp_path / "model", *own, "--split", "dev.csv")
+    assert scores["overall"] == 100 and scores["per_answer_type"] == {"other": 100}
+
+
 def test_infer_answers_and_draws(trained, tmp_path):
     output = tmp_path / "new folder" / "result.png"
     arguments = ("--model", trained / "model", "--image", trained / "image.png", "--question", "is it red?")

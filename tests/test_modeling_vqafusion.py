@@ -192,8 +192,9 @@ def test_pretrained_towers_keep_their_weights(tmp_path, model):
     clip.save_pretrained(tmp_path / "clip")
     DistilBertModel(model.config.text_config).save_pretrained(tmp_path / "text")
     joined = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
-        tmp_path / "clip", tmp_path / "text", hidden_size=32, num_labels=6
+        tmp_path / "clip", tmp_path / "text", text_kwargs={"dropout": 0.3}, hidden_size=32, num_labels=6
     )
+    assert joined.vqafusion.text_model.embeddings.dropout.p == joined.config.text_config.dropout == 0.3
     pixels = torch.randn(1, 3, 32, 32)
     expected = clip.eval().vision_model(pixels).last_hidden_state
     assert torch.allclose(joined.vqafusion.encode_image(pixels), expected, atol=1e-6)
