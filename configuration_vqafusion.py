@@ -23,6 +23,7 @@ class VqaFusionConfig(PreTrainedConfig):
             Average the encoder's patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
         freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training.
         freeze_text (`bool`): the same for the text encoder.
+        frozen_text_layers (`int`): the same for the text encoder's embeddings and so many of its first layers.
         blind (`bool`): never look at the image; the baseline that shows what the questions alone give away.
         answer_loss (`str`): `"bce"`, soft-target binary cross-entropy, or `"ce"`, cross-entropy against the
             targets scaled to sum to one.
@@ -50,6 +51,7 @@ class VqaFusionConfig(PreTrainedConfig):
         image_pool_size=None,
         freeze_vision=True,
         freeze_text=False,
+        frozen_text_layers=0,
         blind=False,
         answer_loss="bce",
         initializer_range=0.02,
@@ -74,6 +76,7 @@ class VqaFusionConfig(PreTrainedConfig):
         self.image_pool_size = image_pool_size
         self.freeze_vision = freeze_vision
         self.freeze_text = freeze_text
+        self.frozen_text_layers = frozen_text_layers
         self.blind = blind
         self.answer_loss = answer_loss
         self.initializer_range = initializer_range

@@ -189,15 +189,21 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         self.train(self.training)
 
     def train(self, mode=True):
-        """As in torch, but a frozen encoder stays in eval mode: no dropout, no moving batch statistics."""
+        """As in torch, but what is frozen stays in eval mode: no dropout, no moving batch statistics."""
         super().train(mode)
-        for encoder in self._frozen_encoders():
-            encoder.eval().requires_grad_(False)
+        for module in self._frozen_modules():
+            module.eval().requires_grad_(False)
         return self
 
-    def _frozen_encoders(self):
-        frozen = (self.config.freeze_vision, self.config.freeze_text)
-        return [encoder for encoder, yes in zip((self.vision_model, self.text_model), frozen) if yes]
+    def _frozen_modules(self):
+        config, text = self.config, self.text_model
+        if config.freeze_vision:
+            yield self.vision_model
+        if config.freeze_text:
+            yield text
+        elif config.frozen_text_layers:
+            yield getattr(text, "embeddings", text.get_input_embeddings())
+            yield from next(m for m in text.modules() if isinstance(m, nn.ModuleList))[: config.frozen_text_layers]
 
     def get_input_embeddings(self):
         return self.text_model.get_input_embeddings()

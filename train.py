@@ -5,10 +5,8 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 """
 
 import json
-import random
 from dataclasses import dataclass, field, replace
 
-import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -26,6 +24,7 @@ from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
+from vqafusion.data_prep.sampling import QuestionSampler
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
@@ -86,6 +85,9 @@ class ModelArguments:
     image_pool_size: int | None = field(default=None, metadata={"help": "average the patch grid to N x N"})
     freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
     freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
+    frozen_text_layers: int = field(
+        default=0, metadata={"help": "do not train the text encoder's embeddings and so many of its first layers"}
+    )
     blind: bool = field(default=False, metadata={"help": "never look at the image: the baseline to beat"})
     answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
     attn_implementation: str = field(
@@ -110,6 +112,10 @@ class VqaTrainingArguments(TrainingArguments):
             "help": "keep up to so many questions of an image together in a batch, which encodes it once for them"
         },
     )
+    answer_sampling: dict | str | None = field(
+        default=None,
+        metadata={"help": 'such as {"yes": 0.5}: share of the questions with this answer that an epoch draws'},
+    )
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")
     save_total_limit: int | None = field(default=1)
@@ -121,47 +127,19 @@ class VqaTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=50)
 
 
-class GroupByImageSampler(torch.utils.data.Sampler):
-    """
-    Questions in random order, but in groups of up to `group_size` about the same image; new groups every epoch.
-
-    Args:
-        image_ids: the image of each question.
-        group_size (`int`): large groups save image encoding, small ones make batches of more, and more varied, images.
-        seed (`int`)
-    """
-
-    def __init__(self, image_ids, group_size, seed):
-        self.by_image = {}
-        for index, image_id in enumerate(image_ids):
-            self.by_image.setdefault(image_id, []).append(index)
-        self.length, self.group_size, self.seed, self.epoch = len(image_ids), group_size, seed, 0
-
-    def __len__(self):
-        return self.length
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __iter__(self):
-        order = random.Random(f"{self.seed} {self.epoch}")
-        groups = []
-        for questions in self.by_image.values():
-            shuffled = order.sample(questions, len(questions))
-            groups += [shuffled[at : at + self.group_size] for at in range(0, len(shuffled), self.group_size)]
-        order.shuffle(groups)
-        self.epoch += 1
-        return (index for group in groups for index in group)
-
-
 class VqaTrainer(Trainer):
     """`Trainer` with a learning rate per encoder, grouped batches, and the official accuracy."""
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.args.questions_per_image > 1:
-            image_ids = (train_dataset or self.train_dataset)["image_id"]
-            return GroupByImageSampler(image_ids, self.args.questions_per_image, self.args.seed)
-        return super()._get_train_sampler(train_dataset)
+        args = self.args
+        return QuestionSampler(
+            train_dataset or self.train_dataset,
+            args.per_device_train_batch_size,
+            args.seed,
+            args.questions_per_image,
+            args.train_sampling_strategy == "group_by_length",
+            args.answer_sampling,
+        )
 
     def get_train_dataloader(self):
         """Images are mirrored in training only; `Trainer` itself has one collator for both."""
@@ -224,12 +202,24 @@ def build(data, model_arguments, train_set):
     return VqaFusionProcessor(image_processor, tokenizer), model
 
 
-def _config(model_arguments, name):
-    value = getattr(model_arguments, name)
+def _json(arguments, name):
+    """The value of an argument that is an object: as JSON on the command line, or as it is in a recipe."""
+    value = getattr(arguments, name)
     try:
-        return AutoConfig.for_model(**(json.loads(value) if isinstance(value, str) else value)) if value else None
+        value = json.loads(value) if isinstance(value, str) else value
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"not an object: {value!r}")
+    except ValueError as error:
+        raise ValueError(f"--{name} must be a JSON object: {error}") from None
+    return value
+
+
+def _config(model_arguments, name):
+    value = _json(model_arguments, name)
+    try:
+        return AutoConfig.for_model(**value) if value else None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--{name} must be a JSON object with a known model_type: {error}") from None
+        raise ValueError(f"--{name} must have a known model_type: {error}") from None
 
 
 def collators(data, processor, model, train_set, eval_set):
@@ -273,6 +263,7 @@ def main(argv=None):
         return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
 
     args.label_names = ["labels"]
+    args.answer_sampling = _json(args, "answer_sampling")
     trainer = VqaTrainer(
         model=model,
         args=args,

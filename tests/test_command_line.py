@@ -88,20 +88,6 @@ def test_learning_rates_by_part():
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
-def test_grouped_sampler_keeps_images_together_and_changes_order():
-    from vqafusion.train import GroupByImageSampler
-
-    images = list("abacbadeaab")
-    sampler = GroupByImageSampler(images, 2, seed=0)
-    first, second = list(sampler), list(sampler)
-    assert sorted(first) == sorted(second) == list(range(11)) and len(sampler) == 11 and first != second
-    for order in (first, second):
-        # a stands 5 times and b 3 times: groups of 2, 2, 1 and 2, 1; c, d, e alone: 8 groups at the most
-        assert sum(images[one] != images[other] for one, other in zip(order, order[1:])) <= 7
-    sampler.set_epoch(0)
-    assert list(sampler) == first
-
-
 def test_eval_scores_as_the_metric_does(trained, tmp_path):
     arguments = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
     result = run("eval.py", "--model", trained / "model", *arguments, "--output_dir", tmp_path, cwd=tmp_path)

@@ -75,6 +75,16 @@ def test_unfrozen_vision_learns_and_frozen_text_does_not():
     assert all(parameter.grad is None for parameter in model.vqafusion.text_model.parameters())
 
 
+def test_first_text_layers_can_be_frozen():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(frozen_text_layers=1)).train()
+    model(**batch(), labels=torch.rand(3, 6)).loss.backward()
+    text = model.vqafusion.text_model
+    first, second = text.transformer.layer
+    assert not first.training and not text.embeddings.training and second.training
+    assert all(p.grad is None for part in (first, text.embeddings) for p in part.parameters())
+    assert second.ffn.lin1.weight.grad.abs().sum() > 0
+
+
 def test_image_states_stand_for_pixels(model):
     inputs = batch()
     expected = model(**inputs).logits

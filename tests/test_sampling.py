@@ -1,0 +1,69 @@
+"""Every question of an epoch once, in groups, in shares, in another order every time."""
+
+from collections import Counter
+
+import pytest
+from datasets import Dataset
+
+from vqafusion.data_prep.sampling import QuestionSampler, most_frequent
+
+
+def rows(answers, images=None, lengths=None):
+    count = len(answers)
+    return Dataset.from_dict(
+        {
+            "answers": [[answer] * 10 for answer in answers],
+            "image_id": images or [str(i) for i in range(count)],
+            "length": lengths or [1] * count,
+        }
+    )
+
+
+def test_every_question_once_in_another_order_every_epoch():
+    sampler = QuestionSampler(rows(["a"] * 50), 8, seed=0)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == sorted(second) == list(range(50)) and len(sampler) == 50 and first != second
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    assert list(QuestionSampler(rows(["a"] * 50), 8, seed=1)) != first
+
+
+def test_questions_of_an_image_stay_together():
+    images = list("abacbadeaab")
+    sampler = QuestionSampler(rows(["a"] * 11, images), 4, seed=0, questions_per_image=2)
+    for order in (list(sampler), list(sampler)):
+        assert sorted(order) == list(range(11))
+        # a stands 5 times and b 3 times: groups of 2, 2, 1 and 2, 1; c, d, e alone: 8 groups at the most
+        assert sum(images[one] != images[other] for one, other in zip(order, order[1:])) <= 7
+
+
+def test_batches_are_of_similar_length():
+    lengths = [3 + i * 7919 % 20 for i in range(1000)]
+    order = list(QuestionSampler(rows(["a"] * 1000, lengths=lengths), 10, seed=0, group_by_length=True))
+    batches = [[lengths[i] for i in order[at : at + 10]] for at in range(0, 1000, 10)]
+    assert sorted(order) == list(range(1000))
+    assert sum(max(batch) - min(batch) for batch in batches) / 100 < 2  # 16 and more in a random order
+    tops = [max(batch) for batch in batches]
+    assert tops != sorted(tops) and tops != sorted(tops, reverse=True)
+
+
+def test_shares_by_answer():
+    answers = ["yes"] * 40 + ["no"] * 20 + ["red"] * 10
+    sampler = QuestionSampler(rows(answers), 8, seed=0, answer_sampling={"yes": 0.25, "no": 0.6})
+    epochs = [list(sampler) for _ in range(30)]
+    for order in epochs:
+        assert Counter(answers[i] for i in order) == {"yes": 10, "no": 12, "red": 10}
+        assert len(set(order)) == len(order) == len(sampler) == 32
+    assert {i for order in epochs for i in order} == set(range(70))  # all have their turn
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.5, "half"])
+def test_bad_shares_are_refused(share):
+    with pytest.raises(ValueError, match="'yes'"):
+        QuestionSampler(rows(["yes"]), 1, 0, answer_sampling={"yes": share})
+    with pytest.raises(ValueError, match="not both"):
+        QuestionSampler(rows(["yes"]), 1, 0, questions_per_image=2, group_by_length=True)
+
+
+def test_most_frequent():
+    assert most_frequent(["b", "a", "a"]) == "a" and most_frequent(["b", "a"]) == "b" and most_frequent([]) is None
