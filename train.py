@@ -229,8 +229,6 @@ def collators(data, processor, model, train_set, eval_set):
         return plain, plain
     if data.image_states_dir is None:
         return replace(plain, flip=data.flip, max_shift=data.max_shift), plain
-    if data.flip or data.max_shift:
-        raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
     cache = (model.vqafusion, processor.image_processor, data.image_states_dir)
     return tuple(replace(plain, image_states=cache_image_states(rows, *cache)) for rows in (train_set, eval_set))
 
@@ -239,6 +237,8 @@ def collators(data, processor, model, train_set, eval_set):
 def main(argv=None):
     data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
     keep_freed_memory()
+    if data.image_states_dir and (data.flip or data.max_shift):
+        raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
     output_dir = writable_folder(args.output_dir)
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
