@@ -372,6 +372,19 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         output = VqaFusionOutput(loss=loss, logits=logits, **states)
         return output if return_dict is not False else output.to_tuple()
 
+    @torch.no_grad()
+    def set_answer_prior(self, frequencies):
+        """
+        Start the head at the answers' frequencies, as Lin et al. (RetinaNet, ICCV 2017, section 3.3) do for rare
+        classes: a new model then does not spend its first epoch on learning that most answers are rare.
+
+        Args:
+            frequencies: `(answers,)`, the mean soft target of each answer in the training split.
+        """
+        frequencies = frequencies.clamp(1e-5, 1 - 1e-5)
+        bias = frequencies.logit() if self.config.answer_loss == "bce" else frequencies.log()
+        self.classifier[-1].bias.copy_(bias)
+
     def answer_loss(self, logits, labels):
         """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""
         if labels.dim() == 1:

@@ -7,6 +7,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 import json
 from dataclasses import dataclass, field, replace
 
+import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -21,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import load_split
-from vqafusion.data_prep.answers import build_vocabulary, ceiling, read_vocabulary
+from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.data_prep.sampling import QuestionSampler
@@ -116,6 +117,10 @@ class VqaTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": 'such as {"yes": 0.5}: share of the questions with this answer that an epoch draws'},
     )
+    bf16_where_fast: bool = field(
+        default=False,
+        metadata={"help": "bfloat16 where the GPU or CPU computes in it; float32 where it would be emulated"},
+    )
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")
     save_total_limit: int | None = field(default=1)
@@ -125,6 +130,15 @@ class VqaTrainingArguments(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False)
     report_to: None | str | list[str] = field(default="none")
     logging_steps: float = field(default=50)
+
+    def __post_init__(self):
+        if self.bf16_where_fast and torch.cuda.is_available():
+            self.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        elif self.bf16_where_fast:
+            capabilities = torch.cpu.get_capabilities()
+            self.bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+            self.use_cpu = self.use_cpu or self.bf16  # `TrainingArguments` takes bf16 on a CPU only with this
+        super().__post_init__()
 
 
 class VqaTrainer(Trainer):
@@ -255,6 +269,7 @@ def main(argv=None):
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {ceiling(rows):.2f} % accuracy")
+    model.set_answer_prior(answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
 
     def accuracy(prediction):

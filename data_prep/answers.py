@@ -4,6 +4,8 @@ import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import torch
+
 from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer, soft_scores
 
 
@@ -51,6 +53,14 @@ def read_vocabulary(file):
 def ceiling(rows):
     """Official accuracy, in percent, of always choosing the best answer that the vocabulary has, on encoded rows."""
     return round(100 * sum(max(scores, default=0) for scores in rows["label_scores"]) / len(rows), 2)
+
+
+def answer_frequencies(rows, num_answers):
+    """`(num_answers,)` tensor: the mean soft target of every answer over encoded rows."""
+    totals = torch.zeros(num_answers)
+    for ids, scores in zip(rows["label_ids"], rows["label_scores"]):
+        totals[ids] += torch.tensor(scores)
+    return totals / len(rows)
 
 
 def prior_answers(train_rows, rows, top_k):

@@ -88,6 +88,16 @@ def test_learning_rates_by_part():
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
+@pytest.mark.parametrize("capabilities,expected", [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)])
+def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, expected):
+    from vqafusion.train import VqaTrainingArguments
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    args = VqaTrainingArguments(output_dir="unused", bf16_where_fast=True)
+    assert args.bf16 is expected and not VqaTrainingArguments(output_dir="unused").bf16
+
+
 def test_eval_scores_as_the_metric_does(trained, tmp_path):
     arguments = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
     result = run("eval.py", "--model", trained / "model", *arguments, "--output_dir", tmp_path, cwd=tmp_path)

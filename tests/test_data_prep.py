@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split, own_data
-from vqafusion.data_prep.answers import build_vocabulary, ceiling, prior_answers, read_vocabulary, soft_targets
+from vqafusion.data_prep.answers import (
+    answer_frequencies,
+    build_vocabulary,
+    ceiling,
+    prior_answers,
+    read_vocabulary,
+    soft_targets,
+)
 from vqafusion.data_prep.encode import VqaCollator, encode, train_tokenizer
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import normalize_answer, question_score
 
@@ -161,6 +168,8 @@ def test_ceiling_and_prior(official, processor):
     rows = load_split("vqa_v2", SPLIT, official)
     assert ceiling(encode(rows, processor.tokenizer, {"red": 0})) == 90
     assert ceiling(encode(rows, processor.tokenizer, {"cat": 0})) == 0
+    encoded = encode(rows, processor.tokenizer, {"red": 0, "cat": 1, "yes": 2})
+    assert answer_frequencies(encoded, 3).tolist() == pytest.approx([0.9, 0, 1])
     assert prior_answers(rows, rows, 1) == [["yes"]] * 6
     other = rows.map(lambda row: {"question_type": "unseen"})
     assert prior_answers(rows, other, 5)[0] == ["yes", "red"]

@@ -156,6 +156,15 @@ def test_losses():
     assert torch.allclose(ce.answer_loss(logits, torch.tensor([3, 1])), hard, atol=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_a_new_model_starts_at_the_answers_frequencies(loss):
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(answer_loss=loss)).eval()
+    frequencies = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0])
+    model.set_answer_prior(frequencies)
+    bias = model.classifier[-1].bias.detach()
+    assert torch.allclose(model.probabilities(bias[None])[0], frequencies, atol=1e-4)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(model):
     gradients = []
     for checkpointing in (False, True):
