@@ -204,6 +204,8 @@ def build(data, model_arguments, train_set):
         )
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
         image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
+        known = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
+        model.eval().set_answer_embeddings(known["input_ids"], known["attention_mask"])
     else:
         tokenizer = train_tokenizer(train_set["question"])
         text_config.update({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
