@@ -11,7 +11,7 @@ import yaml
 def parse(argv, *dataclass_types, description=None):
     """
     Dataclasses from a command line that may begin with a recipe: a YAML or JSON file of the same names. Arguments
-    after it override it.
+    after it override it. A recipe's `base` names another one beside it, whose values it takes over or overrides.
 
     Args:
         argv (`list[str]` or None): None for the process's own.
@@ -45,7 +45,8 @@ def _read_recipe(file):
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"{file} must hold names and values")
-    return recipe
+    base = recipe.pop("base", None)
+    return recipe if base is None else {**_read_recipe(Path(file).parent / base), **recipe}
 
 
 def one_line_errors(main):

@@ -41,7 +41,8 @@ def trained(tmp_path_factory):
     """A model trained by train.py from a recipe, on the toy data set."""
     folder = tmp_path_factory.mktemp("trained")
     write_vqa_v2(folder / "data", images=4)
-    (folder / "recipe.yaml").write_text(json.dumps({**TINY, "data_dir": str(folder / "data")}))
+    (folder / "base.yaml").write_text(json.dumps({**TINY, "max_steps": 9}))
+    (folder / "recipe.yaml").write_text(json.dumps({"base": "base.yaml", "data_dir": str(folder / "data")}))
     result = run("train.py", folder / "recipe.yaml", "--output_dir", folder / "model", "--max_steps", 4)
     assert result.returncode == 0, result.stderr[-3000:]
     draw().save(folder / "image.png")
