@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig
 
@@ -25,11 +25,13 @@ HUB_CLASSES = {
 
 
 @dataclass
-class VqaFusionModelOutput(ModelOutput):
+class VqaFusionOutput(ModelOutput):
     """
-    Output of [`VqaFusionModel`].
+    Output of both models; [`VqaFusionModel`] leaves out loss and logits.
 
     Args:
+        loss (`()`, if `labels` are given): mean over the batch.
+        logits (`(batch, answers)`): one score per answer, before sigmoid ("bce") or softmax ("ce").
         pooler_output (`(batch, 2 * hidden)`): question and image, pooled and joined; what the head reads.
         question_states (`(batch, question, hidden)`): fused states of the question tokens.
         image_states (`(batch, patches, hidden)`): fused states of the image patches.
@@ -39,25 +41,9 @@ class VqaFusionModelOutput(ModelOutput):
             which words each patch looks at; columns of padding tokens are 0. With `output_attentions=True`.
     """
 
-    pooler_output: torch.FloatTensor | None = None
-    question_states: torch.FloatTensor | None = None
-    image_states: torch.FloatTensor | None = None
-    question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class VqaFusionOutput(ModelOutput):
-    """
-    Output of [`VqaFusionForVisualQuestionAnswering`]: the fields of [`VqaFusionModelOutput`] and
-
-    Args:
-        loss (`()`, if `labels` are given): mean over the batch.
-        logits (`(batch, answers)`): one score per answer, before sigmoid ("bce") or softmax ("ce").
-    """
-
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
     question_states: torch.FloatTensor | None = None
     image_states: torch.FloatTensor | None = None
     question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -227,6 +213,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             states = states.flatten(2).transpose(1, 2)
         return states
 
+    @can_return_tuple
     def forward(
         self,
         input_ids=None,
@@ -235,7 +222,6 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         image_states=None,
         image_index=None,
         output_attentions=None,
-        return_dict=None,
     ):
         """
         Args:
@@ -248,7 +234,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             output_attentions: return the attention weights of every fusion layer.
 
         Returns:
-            [`VqaFusionModelOutput`]
+            [`VqaFusionOutput`]
 
         Raises:
             ValueError: neither or both of `pixel_values` and `image_states`, or counts that do not match.
@@ -269,14 +255,13 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
                 to_image.append(looks * question_mask.transpose(-1, -2))
                 to_question.append(reads)
         question, image = self.question_norm(question), self.image_norm(image)
-        output = VqaFusionModelOutput(
+        return VqaFusionOutput(
             pooler_output=torch.cat([question[:, 0], image.mean(dim=1)], dim=-1),
             question_states=question,
             image_states=image,
             question_to_image_attentions=tuple(to_image) or None,
             image_to_question_attentions=tuple(to_question) or None,
         )
-        return output if return_dict is not False else output.to_tuple()
 
     def _image_tokens(self, batch, pixel_values, image_states, image_index):
         """What the fusion layers get of the images: `(batch, patches, hidden)`."""
@@ -344,6 +329,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         model.vqafusion.text_model = text_model
         return model.train(model.training)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids=None,
@@ -353,7 +339,6 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         image_index=None,
         labels=None,
         output_attentions=None,
-        return_dict=None,
     ):
         """
         Args:
@@ -368,40 +353,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         )
         logits = self.classifier(fused.pooler_output)  # (batch, answers)
         loss = None if labels is None else self.answer_loss(logits, labels)
-        states = {name: value for name, value in fused.items() if name != "pooler_output"}
-        output = VqaFusionOutput(loss=loss, logits=logits, **states)
-        return output if return_dict is not False else output.to_tuple()
-
-    @torch.no_grad()
-    def set_answer_prior(self, frequencies):
-        """
-        Start the head at the answers' frequencies, as Lin et al. (RetinaNet, ICCV 2017, section 3.3) do for rare
-        classes: a new model then does not spend its first epoch on learning that most answers are rare.
-
-        Args:
-            frequencies: `(answers,)`, the mean soft target of each answer in the training split.
-        """
-        frequencies = frequencies.clamp(1e-5, 1 - 1e-5)
-        bias = frequencies.logit() if self.config.answer_loss == "bce" else frequencies.log()
-        self.classifier[-1].bias.copy_(bias)
-
-    @torch.no_grad()
-    def set_answer_embeddings(self, input_ids, attention_mask, norm=0.8):
-        """
-        Start the head's weights at what the text encoder makes of each answer, so that answers of similar meaning
-        begin with similar scores, and rare ones profit from frequent ones.
-
-        Args:
-            input_ids, attention_mask: `(answers, tokens)`, the answers as the tokenizer gives them.
-            norm (`float`): length of each answer's weights; chosen on VQA v2's minidev2014.
-        """
-        states = self.vqafusion.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask.unsqueeze(-1)
-        embeddings = (states * mask).sum(1) / mask.sum(1)  # (answers, text width)
-        embeddings = F.normalize(embeddings - embeddings.mean(0), dim=-1)
-        weight = self.classifier[-1].weight  # (answers, 2 * hidden)
-        turn = nn.init.orthogonal_(weight.new_empty(embeddings.shape[1], weight.shape[1]))  # keeps angles
-        weight.copy_(norm * F.normalize(embeddings @ turn, dim=-1))
+        return VqaFusionOutput(loss=loss, logits=logits, **fused)
 
     def answer_loss(self, logits, labels):
         """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""

@@ -7,14 +7,11 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 import json
 from dataclasses import dataclass, field, replace
 
-import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     CLIPImageProcessorPil,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
@@ -25,10 +22,16 @@ from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
-from vqafusion.data_prep.sampling import QuestionSampler
-from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
+from vqafusion.trainer import (
+    VqaTrainer,
+    VqaTrainingArguments,
+    best_answers,
+    start_at_embeddings,
+    start_at_frequencies,
+)
 
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
@@ -101,93 +104,6 @@ class ModelArguments:
         return {name: value for name, value in vars(self).items() if name not in encoders}
 
 
-@dataclass
-class VqaTrainingArguments(TrainingArguments):
-    text_learning_rate: float | None = field(default=None, metadata={"help": "of the text encoder, if another"})
-    vision_learning_rate: float | None = field(
-        default=None, metadata={"help": "of an unfrozen vision encoder, likewise"}
-    )
-    questions_per_image: int = field(
-        default=1,
-        metadata={
-            "help": "keep up to so many questions of an image together in a batch, which encodes it once for them"
-        },
-    )
-    answer_sampling: dict | str | None = field(
-        default=None,
-        metadata={"help": 'such as {"yes": 0.5}: share of the questions with this answer that an epoch draws'},
-    )
-    bf16_where_fast: bool = field(
-        default=False,
-        metadata={"help": "bfloat16 where the GPU or CPU computes in it; float32 where it would be emulated"},
-    )
-    eval_strategy: str = field(default="epoch")
-    save_strategy: str = field(default="epoch")
-    save_total_limit: int | None = field(default=1)
-    load_best_model_at_end: bool | None = field(default=True)
-    metric_for_best_model: str | None = field(default="overall")
-    greater_is_better: bool | None = field(default=True)
-    remove_unused_columns: bool | None = field(default=False)
-    report_to: None | str | list[str] = field(default="none")
-    logging_steps: float = field(default=50)
-
-    def __post_init__(self):
-        if self.bf16_where_fast and torch.cuda.is_available():
-            self.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        elif self.bf16_where_fast:
-            capabilities = torch.cpu.get_capabilities()
-            self.bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-            self.use_cpu = self.use_cpu or self.bf16  # `TrainingArguments` takes bf16 on a CPU only with this
-        super().__post_init__()
-
-
-class VqaTrainer(Trainer):
-    """`Trainer` with a learning rate per encoder, grouped batches, and the official accuracy."""
-
-    def _get_train_sampler(self, train_dataset=None):
-        args = self.args
-        return QuestionSampler(
-            train_dataset or self.train_dataset,
-            args.per_device_train_batch_size,
-            args.seed,
-            args.questions_per_image,
-            args.train_sampling_strategy == "group_by_length",
-            args.answer_sampling,
-        )
-
-    def get_train_dataloader(self):
-        """Images are mirrored in training only; `Trainer` itself has one collator for both."""
-        kept, self.data_collator = self.data_collator, self.train_collator
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = kept
-
-    def create_optimizer(self, *args, **kwargs):
-        optimizer = super().create_optimizer(*args, **kwargs)
-        rates = {}
-        for part, rate in (
-            ("text_model", self.args.text_learning_rate),
-            ("vision_model", self.args.vision_learning_rate),
-        ):
-            for parameter in getattr(self.model.vqafusion, part).parameters():
-                rates[parameter] = self.args.learning_rate if rate is None else rate
-        groups = []
-        for group in optimizer.param_groups:
-            by_rate = {}
-            for parameter in group["params"]:
-                by_rate.setdefault(rates.get(parameter, self.args.learning_rate), []).append(parameter)
-            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
-        optimizer.param_groups = groups
-        return optimizer
-
-
-def best_answers(output, labels):
-    """What evaluation keeps of each batch: `(batch, TOP_K)` label ids, best first; not 1,000 logits a question."""
-    logits = output[0] if isinstance(output, tuple) else output
-    return logits.topk(min(TOP_K, logits.shape[-1])).indices
-
-
 def build(data, model_arguments, train_set):
     """The processor and the model, new, over the answers of the training split."""
     if data.answer_list:
@@ -205,7 +121,7 @@ def build(data, model_arguments, train_set):
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
         image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
         known = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
-        model.eval().set_answer_embeddings(known["input_ids"], known["attention_mask"])
+        start_at_embeddings(model.eval(), known["input_ids"], known["attention_mask"])
     else:
         tokenizer = train_tokenizer(train_set["question"])
         text_config.update({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
@@ -271,7 +187,7 @@ def main(argv=None):
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {ceiling(rows):.2f} % accuracy")
-    model.set_answer_prior(answer_frequencies(train_set, model.config.num_labels))
+    start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
 
     def accuracy(prediction):

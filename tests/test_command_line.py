@@ -66,39 +66,6 @@ def test_train_resumes(trained):
     assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
 
 
-def test_learning_rates_by_part():
-    import torch
-    from conftest import tiny_config
-
-    from vqafusion import VqaFusionForVisualQuestionAnswering
-    from vqafusion.train import VqaTrainer, VqaTrainingArguments
-
-    model = VqaFusionForVisualQuestionAnswering(tiny_config())
-    args = VqaTrainingArguments(
-        output_dir="unused", learning_rate=1e-3, text_learning_rate=1e-5, weight_decay=0.1, eval_strategy="no",
-        load_best_model_at_end=False, save_strategy="no",
-    )  # fmt: skip
-    optimizer = VqaTrainer(model=model, args=args).create_optimizer()
-    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-    text, fusion = model.vqafusion.text_model, model.vqafusion.fusion_layers[0].question_to_image
-    assert found[id(text.transformer.layer[0].ffn.lin1.weight)] == (1e-5, 0.1)
-    assert found[id(text.transformer.layer[0].ffn.lin1.bias)] == (1e-5, 0.0)
-    assert found[id(fusion.attention.query.weight)] == (1e-3, 0.1) and found[id(fusion.norm.weight)] == (1e-3, 0.0)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    assert len(found) == len(trainable) == sum(len(group["params"]) for group in optimizer.param_groups)
-    assert isinstance(optimizer, torch.optim.AdamW)
-
-
-@pytest.mark.parametrize("capabilities,expected", [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)])
-def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, expected):
-    from vqafusion.train import VqaTrainingArguments
-
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    args = VqaTrainingArguments(output_dir="unused", bf16_where_fast=True)
-    assert args.bf16 is expected and not VqaTrainingArguments(output_dir="unused").bf16
-
-
 def test_eval_scores_as_the_metric_does(trained, tmp_path):
     arguments = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
     result = run("eval.py", "--model", trained / "model", *arguments, "--output_dir", tmp_path, cwd=tmp_path)

@@ -156,26 +156,6 @@ def test_losses():
     assert torch.allclose(ce.answer_loss(logits, torch.tensor([3, 1])), hard, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["bce", "ce"])
-def test_a_new_model_starts_at_the_answers_frequencies(loss):
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(answer_loss=loss)).eval()
-    frequencies = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0])
-    model.set_answer_prior(frequencies)
-    bias = model.classifier[-1].bias.detach()
-    assert torch.allclose(model.probabilities(bias[None])[0], frequencies, atol=1e-4)
-
-
-@pytest.mark.parametrize("width", [8, 32])
-def test_a_new_head_knows_which_answers_are_alike(width):
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(hidden_size=width)).eval()
-    ids = torch.tensor([[7, 8, 0], [7, 8, 0], [9, 0, 0], [11, 12, 13], [14, 0, 0], [15, 16, 0]])
-    model.set_answer_embeddings(ids, (ids > 0).long())
-    weight = model.classifier[-1].weight.detach()
-    assert torch.allclose(weight.norm(dim=-1), torch.full((6,), 0.8))
-    alike = torch.nn.functional.cosine_similarity(weight[:1], weight)
-    assert alike[1] == pytest.approx(1, abs=1e-4) and (alike[2:] < 0.95).all()
-
-
 def test_gradient_checkpointing_gives_the_same_gradients(model):
     gradients = []
     for checkpointing in (False, True):

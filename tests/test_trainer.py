@@ -1,0 +1,53 @@
+"""Learning rates by part, precision by processor, the start of a new head."""
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, start_at_embeddings, start_at_frequencies
+
+
+def test_learning_rates_by_part():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config())
+    args = VqaTrainingArguments(
+        output_dir="unused", learning_rate=1e-3, text_learning_rate=1e-5, weight_decay=0.1, eval_strategy="no",
+        load_best_model_at_end=False, save_strategy="no",
+    )  # fmt: skip
+    optimizer = VqaTrainer(model=model, args=args).create_optimizer()
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    text, fusion = model.vqafusion.text_model, model.vqafusion.fusion_layers[0].question_to_image
+    assert found[id(text.transformer.layer[0].ffn.lin1.weight)] == (1e-5, 0.1)
+    assert found[id(text.transformer.layer[0].ffn.lin1.bias)] == (1e-5, 0.0)
+    assert found[id(fusion.attention.query.weight)] == (1e-3, 0.1) and found[id(fusion.norm.weight)] == (1e-3, 0.0)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert len(found) == len(trainable) == sum(len(group["params"]) for group in optimizer.param_groups)
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("capabilities,expected", [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)])
+def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    args = VqaTrainingArguments(output_dir="unused", bf16_where_fast=True)
+    assert args.bf16 is expected and not VqaTrainingArguments(output_dir="unused").bf16
+
+
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_a_new_model_starts_at_the_answers_frequencies(loss):
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(answer_loss=loss)).eval()
+    frequencies = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0])
+    start_at_frequencies(model, frequencies)
+    bias = model.classifier[-1].bias.detach()
+    assert torch.allclose(model.probabilities(bias[None])[0], frequencies, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_a_new_head_knows_which_answers_are_alike(width):
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(hidden_size=width)).eval()
+    ids = torch.tensor([[7, 8, 0], [7, 8, 0], [9, 0, 0], [11, 12, 13], [14, 0, 0], [15, 16, 0]])
+    start_at_embeddings(model, ids, (ids > 0).long())
+    weight = model.classifier[-1].weight.detach()
+    assert torch.allclose(weight.norm(dim=-1), torch.full((6,), 0.8))
+    alike = torch.nn.functional.cosine_similarity(weight[:1], weight)
+    assert alike[1] == pytest.approx(1, abs=1e-4) and (alike[2:] < 0.95).all()

@@ -1,0 +1,133 @@
+"""`Trainer` for VQA: a learning rate per encoder, questions in groups, and how a new answer head starts."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Trainer, TrainingArguments
+
+from .data_prep.sampling import QuestionSampler
+from .metrics.vqa_accuracy.vqa_accuracy import TOP_K
+
+
+@dataclass
+class VqaTrainingArguments(TrainingArguments):
+    text_learning_rate: float | None = field(default=None, metadata={"help": "of the text encoder, if another"})
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "of an unfrozen vision encoder, likewise"}
+    )
+    questions_per_image: int = field(
+        default=1,
+        metadata={
+            "help": "keep up to so many questions of an image together in a batch, which encodes it once for them"
+        },
+    )
+    answer_sampling: dict | str | None = field(
+        default=None,
+        metadata={"help": 'such as {"yes": 0.5}: share of the questions with this answer that an epoch draws'},
+    )
+    bf16_where_fast: bool = field(
+        default=False,
+        metadata={"help": "bfloat16 where the GPU or CPU computes in it; float32 where it would be emulated"},
+    )
+    eval_strategy: str = field(default="epoch")
+    save_strategy: str = field(default="epoch")
+    save_total_limit: int | None = field(default=1)
+    load_best_model_at_end: bool | None = field(default=True)
+    metric_for_best_model: str | None = field(default="overall")
+    greater_is_better: bool | None = field(default=True)
+    remove_unused_columns: bool | None = field(default=False)
+    report_to: None | str | list[str] = field(default="none")
+    logging_steps: float = field(default=50)
+
+    def __post_init__(self):
+        if self.bf16_where_fast and torch.cuda.is_available():
+            self.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        elif self.bf16_where_fast:
+            capabilities = torch.cpu.get_capabilities()
+            self.bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+            self.use_cpu = self.use_cpu or self.bf16  # `TrainingArguments` takes bf16 on a CPU only with this
+        super().__post_init__()
+
+
+class VqaTrainer(Trainer):
+    """`Trainer` with a learning rate per encoder, grouped batches, and the official accuracy."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        args = self.args
+        return QuestionSampler(
+            train_dataset or self.train_dataset,
+            args.per_device_train_batch_size,
+            args.seed,
+            args.questions_per_image,
+            args.train_sampling_strategy == "group_by_length",
+            args.answer_sampling,
+        )
+
+    def get_train_dataloader(self):
+        """Images are mirrored in training only; `Trainer` itself has one collator for both."""
+        kept, self.data_collator = self.data_collator, self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = kept
+
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rates = {}
+        for part, rate in (
+            ("text_model", self.args.text_learning_rate),
+            ("vision_model", self.args.vision_learning_rate),
+        ):
+            for parameter in getattr(self.model.vqafusion, part).parameters():
+                rates[parameter] = self.args.learning_rate if rate is None else rate
+        groups = []
+        for group in optimizer.param_groups:
+            by_rate = {}
+            for parameter in group["params"]:
+                by_rate.setdefault(rates.get(parameter, self.args.learning_rate), []).append(parameter)
+            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+        optimizer.param_groups = groups
+        return optimizer
+
+
+def best_answers(output, labels):
+    """What evaluation keeps of each batch: `(batch, TOP_K)` label ids, best first; not 1,000 logits a question."""
+    logits = output[0] if isinstance(output, tuple) else output
+    return logits.topk(min(TOP_K, logits.shape[-1])).indices
+
+
+@torch.no_grad()
+def start_at_frequencies(model, frequencies):
+    """
+    Set the head's bias so that a new model gives every answer its frequency, as Lin et al. (RetinaNet, ICCV 2017,
+    section 3.3) do for rare classes; else it spends its first epoch on learning that most answers are rare.
+
+    Args:
+        model: a [`VqaFusionForVisualQuestionAnswering`].
+        frequencies: `(answers,)`, the mean soft target of each answer in the training split.
+    """
+    frequencies = frequencies.clamp(1e-5, 1 - 1e-5)
+    bias = frequencies.logit() if model.config.answer_loss == "bce" else frequencies.log()
+    model.classifier[-1].bias.copy_(bias)
+
+
+@torch.no_grad()
+def start_at_embeddings(model, input_ids, attention_mask, norm=0.8):
+    """
+    Set the head's weights to what the text encoder makes of each answer, so that answers of similar meaning begin
+    with similar scores, and rare ones profit from frequent ones.
+
+    Args:
+        model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode, with a pretrained text encoder.
+        input_ids, attention_mask: `(answers, tokens)`, the answers as the tokenizer gives them.
+        norm (`float`): length of each answer's weights; chosen on VQA v2's minidev2014.
+    """
+    states = model.vqafusion.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    mask = attention_mask.unsqueeze(-1)
+    embeddings = (states * mask).sum(1) / mask.sum(1)  # (answers, text width)
+    embeddings = F.normalize(embeddings - embeddings.mean(0), dim=-1)
+    weight = model.classifier[-1].weight  # (answers, 2 * hidden)
+    turn = nn.init.orthogonal_(weight.new_empty(embeddings.shape[1], weight.shape[1]))  # keeps angles
+    weight.copy_(norm * F.normalize(embeddings @ turn, dim=-1))
