@@ -122,3 +122,28 @@ def test_a_kill_at_any_moment_changes_nothing(processor, tmp_path):
         for name in ("whole", "killed")
     )
     assert whole == resumed and len(ImageStates(next((tmp_path / "killed").iterdir()))) == 24
+
+
+def test_two_processes_share_the_work(processor, tmp_path):
+    data = write_vqa_v2(tmp_path / "data", images=7, per_image=1)
+    processor.save_pretrained(tmp_path / "processor")
+    (tmp_path / "worker.py").write_text(WORKER)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        command = [*start, tmp_path / "worker.py", ROOT, tmp_path / "processor", data, tmp_path / name]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    one, two = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        for name in ("one", "two")
+    )
+    assert one == two and len(one) == 5
