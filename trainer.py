@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from .data_prep.sampling import QuestionSampler
@@ -64,6 +65,10 @@ class VqaTrainer(Trainer):
             args.train_sampling_strategy == "group_by_length",
             args.answer_sampling,
         )
+
+    def _get_eval_sampler(self, eval_dataset):
+        """In the data set's order, whatever that of training is: predictions are compared with its answers by place."""
+        return SequentialSampler(eval_dataset)
 
     def get_train_dataloader(self):
         """Images are mirrored in training only; `Trainer` itself has one collator for both."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_config
+from datasets import Dataset
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, start_at_embeddings, start_at_frequencies
@@ -23,6 +24,19 @@ def test_learning_rates_by_part():
     trainable = [p for p in model.parameters() if p.requires_grad]
     assert len(found) == len(trainable) == sum(len(group["params"]) for group in optimizer.param_groups)
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_evaluation_keeps_the_order_of_the_data_set():
+    rows = Dataset.from_dict({"length": [9, 1, 5, 3, 7, 2], "answers": [["a"]] * 6, "image_id": list("aabbcc")})
+    args = VqaTrainingArguments(
+        output_dir="unused", train_sampling_strategy="group_by_length", per_device_eval_batch_size=2,
+        eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
+    )  # fmt: skip
+    trainer = VqaTrainer(model=VqaFusionForVisualQuestionAnswering(tiny_config()), args=args, data_collator=list)
+    trainer.train_collator = list
+    trainer.train_dataset = rows
+    assert [row["length"] for batch in trainer.get_eval_dataloader(rows) for row in batch] == rows["length"][:]
+    assert sorted(row["length"] for batch in trainer.get_train_dataloader() for row in batch) == [1, 2, 3, 5, 7, 9]
 
 
 @pytest.mark.parametrize("capabilities,expected", [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)])
