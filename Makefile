@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 DEMO := runs/demo
 
 demo: setup
-	$(PYTHON) train.py recipes/easy_vqa.yaml --output_dir $(DEMO)/model
+	$(PYTHON) train.py recipes/easy_vqa.yaml --output_dir $(DEMO)/model --resume_from_checkpoint auto
 	$(PYTHON) eval.py --model $(DEMO)/model --dataset easy_vqa --split test --output_dir $(DEMO)
 	$(PYTHON) infer.py --model $(DEMO)/model --image $$($(PYTHON) -m vqafusion.data_prep.easy_vqa 3) \
 		--question "what shape is in the image?" --output $(DEMO)/result.png

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 
-def parse(argv, *dataclass_types, description=None):
+def parse(argv, *dataclass_types):
     """
     Dataclasses from a command line that may begin with a recipe: a YAML or JSON file of the same names. Arguments
     after it override it. A recipe's `base` names another one beside it, whose values it takes over or overrides.
@@ -26,7 +26,7 @@ def parse(argv, *dataclass_types, description=None):
     from transformers import HfArgumentParser  # here, since importing it takes seconds
 
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(dataclass_types, description=description)
+    parser = HfArgumentParser(dataclass_types)
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         recipe = _read_recipe(argv.pop(0))
         unknown = sorted(set(recipe) - {action.dest for action in parser._actions})
@@ -38,7 +38,7 @@ def parse(argv, *dataclass_types, description=None):
     return parser.parse_args_into_dataclasses(argv)
 
 
-def _read_recipe(file):
+def _read_recipe(file, is_base=False):
     try:
         recipe = yaml.safe_load(Path(file).read_text())  # JSON is YAML
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -46,7 +46,11 @@ def _read_recipe(file):
     if not isinstance(recipe, dict):
         raise ValueError(f"{file} must hold names and values")
     base = recipe.pop("base", None)
-    return recipe if base is None else {**_read_recipe(Path(file).parent / base), **recipe}
+    if base is None:
+        return recipe
+    if is_base:
+        raise ValueError(f"{file} is a base of another recipe, so it can have no base itself")
+    return {**_read_recipe(Path(file).parent / base, is_base=True), **recipe}
 
 
 def one_line_errors(main):
@@ -57,7 +61,10 @@ def one_line_errors(main):
         try:
             return main(argv)
         except (ValueError, OSError) as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            text = str(error).strip()
+            if text.startswith("Caught "):  # in a DataLoader's worker: its message is a traceback
+                text = text.splitlines()[-1].partition(": ")[2]
+            print("error:", " ".join(text.split()), file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -73,7 +80,7 @@ def writable_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process of the same run may have been faster
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}") from None
     return folder

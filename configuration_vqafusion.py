@@ -57,10 +57,12 @@ class VqaFusionConfig(PreTrainedConfig):
         initializer_range=0.02,
         **kwargs,
     ):
-        if hidden_size % num_attention_heads:
+        if num_attention_heads < 1 or hidden_size % num_attention_heads:
             raise ValueError(
                 f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_attention_heads})"
             )
+        if image_pool_size is not None and image_pool_size < 1:
+            raise ValueError(f"image_pool_size must be at least 1, not {image_pool_size}")
         if answer_loss not in ("bce", "ce"):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {answer_loss!r}")
         if num_fusion_layers < 1:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder
-from vqafusion.data_prep import DataError, load_split
+from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import ceiling, prior_answers
 from vqafusion.data_prep.encode import VqaCollator, encode
 from vqafusion.data_prep.image_features import cache_image_states
@@ -120,8 +120,7 @@ def main(argv=None):
         raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
     dataset = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
     dataset = dataset.select(range(min(args.max_samples or len(dataset), len(dataset))))
-    if not any(dataset["answers"]):
-        raise DataError(f"split {args.split!r} has no human answers to compare with")
+    check_answered(dataset, args.split)
     if args.baseline:
         train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
         ranked, extra = prior_answers(train_rows, dataset, TOP_K), {}

@@ -144,13 +144,14 @@ def _open(source):
 
 def _fetch(address):
     # The standard library, so that answering needs no package beyond those the model needs.
+    from http.client import HTTPException
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
     try:
         with urlopen(Request(address, headers={"User-Agent": "vqafusion"}), timeout=30) as response:
             return response.read(MAX_PIXELS)
-    except (URLError, ValueError) as error:
+    except (URLError, HTTPException, ValueError) as error:
         raise OSError(f"could not be fetched: {error}") from None
 
 

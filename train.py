@@ -18,10 +18,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder
 from vqafusion.configuration_vqafusion import VqaFusionConfig
-from vqafusion.data_prep import load_split
+from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
+from vqafusion.data_prep.sampling import check_shares
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
@@ -165,19 +166,43 @@ def collators(data, processor, model, train_set, eval_set):
     return tuple(replace(plain, image_states=cache_image_states(rows, *cache)) for rows in (train_set, eval_set))
 
 
+def checkpoint(resume, output_dir):
+    """
+    Where training goes on: a checkpoint's path; for True the newest one in the output folder; for auto likewise, but
+    from the start if there is none.
+    """
+    newest = get_last_checkpoint(output_dir)
+    if resume == "auto":
+        return newest
+    if resume in ("True", "true", True):
+        if newest is None:
+            raise ValueError(f"--resume_from_checkpoint: there is no checkpoint in {output_dir}")
+        return newest
+    if newest and resume in (None, "False", "false", False):
+        raise ValueError(
+            f"{output_dir} holds {newest} of another run: go on with it (--resume_from_checkpoint True), remove it, or "
+            "choose another --output_dir"
+        )
+    return resume
+
+
 @one_line_errors
 def main(argv=None):
     data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
     keep_freed_memory()
     if data.image_states_dir and (data.flip or data.max_shift):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
+    args.answer_sampling = _json(args, "answer_sampling")
+    check_shares(args.answer_sampling)
     output_dir = writable_folder(args.output_dir)
+    resume = checkpoint(args.resume_from_checkpoint, output_dir)
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     train_set, eval_set = (
         load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
         for split in (data.train_split or train_split, data.eval_split or eval_split)
     )
+    check_answered(eval_set, data.eval_split or eval_split)
     train_set = train_set.select(range(min(data.max_train_samples or len(train_set), len(train_set))))
     eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
     processor, model = build(data, model_arguments, train_set)
@@ -196,7 +221,6 @@ def main(argv=None):
         return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
 
     args.label_names = ["labels"]
-    args.answer_sampling = _json(args, "answer_sampling")
     trainer = VqaTrainer(
         model=model,
         args=args,
@@ -207,12 +231,10 @@ def main(argv=None):
         preprocess_logits_for_metrics=best_answers,
     )
     trainer.train_collator = train_collator
-    resume = args.resume_from_checkpoint
-    if resume in ("True", "true", True):
-        resume = get_last_checkpoint(output_dir)
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(output_dir)
-    processor.save_pretrained(output_dir)
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(output_dir)
     result.metrics["peak_memory_gib"] = peak_memory()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)

@@ -50,6 +50,21 @@ class VqaTrainingArguments(TrainingArguments):
             self.bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
             self.use_cpu = self.use_cpu or self.bf16  # `TrainingArguments` takes bf16 on a CPU only with this
         super().__post_init__()
+        if self.n_gpu > 1:  # `DataParallel` would cut a batch's questions from its images; `accelerate launch` does not
+            self._n_gpu = 1
+        for name, value in (
+            ("label_smoothing_factor", 0),
+            ("remove_unused_columns", False),
+            ("batch_eval_metrics", False),
+        ):
+            if getattr(self, name) != value:
+                raise ValueError(f"--{name} does not go with soft targets and images: leave it at {value}")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise ValueError(
+                f"--train_sampling_strategy is random or group_by_length, not {self.train_sampling_strategy}"
+            )
+        if self.questions_per_image > 1 and self.train_sampling_strategy == "group_by_length":
+            raise ValueError("--questions_per_image and --train_sampling_strategy group_by_length exclude each other")
 
 
 class VqaTrainer(Trainer):
@@ -60,7 +75,7 @@ class VqaTrainer(Trainer):
         return QuestionSampler(
             train_dataset or self.train_dataset,
             args.per_device_train_batch_size,
-            args.seed,
+            args.seed if args.data_seed is None else args.data_seed,
             args.questions_per_image,
             args.train_sampling_strategy == "group_by_length",
             args.answer_sampling,
@@ -77,6 +92,11 @@ class VqaTrainer(Trainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = kept
+
+    def prediction_step(self, *args, **kwargs):
+        """As in `Trainer`, without the soft targets: gathered, they would fill a gigabyte that nobody reads."""
+        loss, answers, labels = super().prediction_step(*args, **kwargs)
+        return loss, answers, None if labels is None else labels[:, :1]
 
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)

@@ -77,3 +77,10 @@ def drop_missing_images(rows, missing, where, skip):
         raise DataError(f"{said}; --skip_missing_images goes on without their {len(rows) - len(keep)} questions")
     print(f"{said}; going on without their {len(rows) - len(keep)} questions")
     return rows.select(keep)
+
+
+def check_answered(rows, split):
+    """Raise `DataError` if a question of the split (`str`) has no human answers to compare with."""
+    for key, answers in zip(rows["question_id"], rows["answers"]):
+        if not answers:
+            raise DataError(f"split {split!r}: question {key} has no human answers to compare with")

@@ -1,8 +1,10 @@
 """What `datasets.map` runs over the rows, and the collator that makes batches of them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from datasets import Image, concatenate_datasets
@@ -38,6 +40,8 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     backend.no_padding()
     backend.no_truncation()
     key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 3))
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "vqafusion"  # a data set made in memory has no place of its own
+    folder.mkdir(parents=True, exist_ok=True)
     encoded = dataset.select_columns(["question", "answers"]).map(
         _encode_batch,
         fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},
@@ -45,6 +49,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         num_proc=num_proc if num_proc and len(dataset) >= WORTH_PROCESSES else None,
         remove_columns=["question", "answers"],
         new_fingerprint=key,
+        cache_file_name=str(folder / f"{key}.arrow"),
         desc="Encoding questions and answers",
     )
     # Beside the other columns, not with them: pictures that lie in the data set itself are not written once more.

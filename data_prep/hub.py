@@ -1,10 +1,10 @@
 """Copies of VQA v2 on the Hugging Face Hub, or any data set with its columns, in parquet."""
 
 from datasets import Image, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from . import FEATURES, DataError
-from .own_data import answer_type
+from .own_data import answer_type, at_least_ten
 
 NEEDED = ("image", "question", "answers")
 
@@ -14,7 +14,8 @@ def load(name, split):
     Args:
         name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`). It
             has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`), and, as the
-            common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`.
+            common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`. Fewer than
+            ten answers are repeated until there are ten.
         split (`str`): one of its splits.
 
     Returns:
@@ -25,7 +26,7 @@ def load(name, split):
     """
     try:
         rows = load_dataset(str(name), split=split)
-    except (DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
+    except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
         raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
     lacking = [column for column in NEEDED if column not in rows.column_names]
     if lacking:
@@ -49,14 +50,32 @@ def load(name, split):
 
 
 def _same_columns(rows, indices, split):
-    answers = [[a["answer"] if isinstance(a, dict) else a for a in group or []] for group in rows["answers"]]
+    answers = [at_least_ten(_texts(group)) for group in rows["answers"]]
     kinds = [answer_type(group[0]) if group else "" for group in answers]
     empty = [""] * len(indices)
     return {
         "image_id": [f"{split}/{image_id}" for image_id in rows.get("image_id", indices)],
-        "question_id": [int(key) for key in rows.get("question_id", indices)],
+        "question_id": [_number(key) for key in rows.get("question_id", indices)],
         "question": rows["question"],
         "answers": answers,
         "question_type": rows.get("question_type", empty),
         "answer_type": rows.get("answer_type", kinds),
     }
+
+
+def _texts(answers):
+    """The answers of one question in any of the shapes that copies have: a text, texts, or dictionaries of them."""
+    if isinstance(answers, dict):
+        answers = answers.get("answer")
+    answers = [answers] if isinstance(answers, str) else answers or []
+    texts = [entry.get("answer") if isinstance(entry, dict) else entry for entry in answers]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"column 'answers' must hold texts, or dictionaries with 'answer', not {answers!r:.100}")
+    return texts
+
+
+def _number(key):
+    try:
+        return int(key)
+    except (TypeError, ValueError):
+        raise DataError(f"column 'question_id' must hold whole numbers, not {key!r}") from None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,11 @@ from ..processing_vqafusion import load_image
 from . import DataError
 
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2 states
+OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
+STALE_SECONDS = 3600  # a temporary file this old is of a process that was killed, not of one that is writing
+_LAYOUT_VERSION = 2
+# What a configuration says besides what the encoder computes; it changes when a model is saved and loaded again.
+_NOT_COMPUTED = {"_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "transformers_version"}
 
 
 class ImageStates:
@@ -39,6 +45,8 @@ class ImageStates:
     def __getitem__(self, image_id):
         shard, row = divmod(self.position[image_id], SHARD_IMAGES)
         if shard not in self.shards:
+            if len(self.shards) >= OPEN_SHARDS:
+                self.shards.pop(next(iter(self.shards)))
             self.shards[shard] = np.load(self.folder / _shard_name(shard), mmap_mode="r")
         return self.shards[shard][row]
 
@@ -86,22 +94,27 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     if not model.config.freeze_vision:
         raise ValueError("states of a vision encoder that is being trained cannot be stored: set freeze_vision")
     process = PartialState()
-    images = _images(rows)
-    folder = Path(cache_dir) / _digest(model, image_processor, images)
+    rows = rows.select_columns(["image_id", "image"]).cast_column("image", Image(decode=False))
+    first_row = {}  # of each image; the images themselves stay on disk
+    for index, image_id in enumerate(rows["image_id"]):
+        first_row.setdefault(image_id, index)
+    images = list(first_row)
+    folder = Path(cache_dir) / _digest(model, image_processor, rows, first_row)
     folder.mkdir(parents=True, exist_ok=True)
     shards = range(-(-len(images) // SHARD_IMAGES))
     missing = [shard for shard in shards if not (folder / _shard_name(shard)).exists()]
     process.wait_for_everyone()  # all have looked before the first one writes
     if process.is_main_process:
-        for leftover in folder.glob(".*"):  # of a process that was killed while it wrote
-            leftover.unlink()
+        for leftover in folder.glob(".*"):
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                leftover.unlink(missing_ok=True)
     process.wait_for_everyone()
     mine = missing[process.process_index :: process.num_processes]
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     encoder = model.to(process.device, memory_format=torch.channels_last).eval()
 
     def encode(batch):
-        pixels = pixel_values([source for _, source in batch], image_processor)
+        pixels = pixel_values([rows[first_row[image_id]]["image"] for image_id in batch], image_processor)
         with torch.inference_mode():
             states = encoder.encode_image(pixels.to(process.device, memory_format=torch.channels_last))
         bar.update(len(batch))
@@ -116,21 +129,10 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
             batches = _in_batches(_of_shard(images, shard), batch_size)
             states = np.concatenate(list(threads.map(encode, batches)))
             _write(folder / _shard_name(shard), partial(np.save, arr=states))
-    if process.is_main_process:
-        names = json.dumps([image_id for image_id, _ in images])
-        _write(folder / "images.json", lambda file: file.write(names.encode()))
+    if process.is_main_process and not (folder / "images.json").exists():
+        _write(folder / "images.json", lambda file: file.write(json.dumps(images).encode()))
     process.wait_for_everyone()
     return ImageStates(folder)
-
-
-def _images(rows):
-    """`(image_id, source)` of every distinct image, in the order of the data set; sources are not decoded."""
-    rows = rows.cast_column("image", Image(decode=False)).select_columns(["image_id", "image"])
-    found = {}
-    for batch in rows.iter(1000):
-        for image_id, source in zip(batch["image_id"], batch["image"]):
-            found.setdefault(image_id, source)
-    return list(found.items())
 
 
 def _of_shard(images, shard):
@@ -145,12 +147,16 @@ def _shard_name(shard):
     return f"shard-{shard:05d}.npy"
 
 
-def _digest(model, image_processor, images):
-    digest = hashlib.sha256(image_processor.to_json_string().encode())
+def _digest(model, image_processor, rows, first_row):
+    settings = [image_processor.to_dict(), model.config.vision_config.to_dict()]
+    settings = [{k: v for k, v in part.items() if k not in _NOT_COMPUTED} for part in settings]
+    text = json.dumps([_LAYOUT_VERSION, SHARD_IMAGES, *settings], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    for image_id, source in images:
+    for image_id, index in first_row.items():
+        source = rows[index]["image"]
         stamp = hashlib.sha256(source["bytes"]).hexdigest() if source.get("bytes") else _stamp(source["path"])
         digest.update(f"{image_id} {stamp}\n".encode())
     return digest.hexdigest()[:16]

@@ -16,7 +16,7 @@ MIN_ANSWERS = 10
 def load(data_dir, split, skip_missing_images=False):
     """
     Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
-    CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `image_id`,
+    CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number),
     `question_type` and `answer_type`. Fewer than ten answers are repeated until there are ten: the official accuracy
     counts agreement among ten, so an only answer counts in full.
 
@@ -86,13 +86,18 @@ def _row(entry, number, file):
     image = str((file.parent / entry["image"]).resolve())
     return {
         "image": image,
-        "image_id": str(entry.get("image_id") or image),
+        "image_id": image,  # one of your own might name two pictures
         "question_id": question_id,
         "question": entry["question"],
-        "answers": answers * -(-MIN_ANSWERS // len(answers)),
+        "answers": at_least_ten(answers),
         "question_type": str(entry.get("question_type") or ""),
         "answer_type": str(entry.get("answer_type") or answer_type(answers[0])),
     }
+
+
+def at_least_ten(answers):
+    """Repeat the answers (`list[str]`) until there are ten, since the official accuracy counts agreement among ten."""
+    return answers * -(-MIN_ANSWERS // len(answers)) if answers else answers
 
 
 def answer_type(answer):

@@ -30,11 +30,7 @@ class QuestionSampler(Sampler):
         if questions_per_image > 1 and group_by_length:
             raise ValueError("group questions by image or by length, not both")
         answer_sampling = answer_sampling or {}
-        for answer, share in answer_sampling.items():
-            if not isinstance(share, (int, float)) or not 0 < share <= 1:
-                raise ValueError(
-                    f"answer_sampling: the share of {answer!r} must be above 0 and at most 1, not {share!r}"
-                )
+        check_shares(answer_sampling)
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         self.group_size = questions_per_image
         self.image_ids = rows["image_id"][:] if questions_per_image > 1 else None
@@ -80,6 +76,13 @@ class QuestionSampler(Sampler):
         last = batches.pop()  # the one batch that may not be full
         rng.shuffle(batches)
         return [question for batch in [*batches, last] for question in batch]
+
+
+def check_shares(answer_sampling):
+    """Raise `ValueError` if a share of `answer_sampling` (`dict` or None) is not in (0, 1]."""
+    for answer, share in (answer_sampling or {}).items():
+        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ValueError(f"answer_sampling: the share of {answer!r} must be in (0, 1], not {share!r}")
 
 
 def most_frequent(answers):

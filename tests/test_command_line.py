@@ -57,13 +57,18 @@ def test_train_writes_a_model_with_its_answers(trained):
     assert 0 <= state["best_metric"] <= 100
 
 
-def test_train_resumes(trained):
+def test_train_resumes(trained, tmp_path):
     (checkpoint,) = (trained / "model").glob("checkpoint-*")
-    arguments = ("--output_dir", trained / "model", "--max_steps", 6, "--resume_from_checkpoint", "True")
-    result = run("train.py", trained / "recipe.yaml", *arguments)
-    assert result.returncode == 0, result.stderr[-3000:]
-    state = json.loads((trained / "model" / "trainer_state.json").read_text())
-    assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
+    arguments = (trained / "recipe.yaml", "--output_dir", trained / "model", "--max_steps", 6)
+    result = run("train.py", *arguments)
+    refused(result.returncode, Printed(result), str(checkpoint), "--resume_from_checkpoint True")
+    for way in ("True", "auto"):
+        result = run("train.py", *arguments, "--resume_from_checkpoint", way)
+        assert result.returncode == 0, result.stderr[-3000:]
+        state = json.loads((trained / "model" / "trainer_state.json").read_text())
+        assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
+    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
+    refused(result.returncode, Printed(result), "no checkpoint in")
 
 
 def test_eval_scores_as_the_metric_does(trained, tmp_path):
@@ -96,6 +101,7 @@ def test_stored_states_train_and_evaluate_as_pixels_do(trained, tmp_path):
     arguments = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
     assert evaluate(tmp_path / "stored", *arguments, *states) == evaluate(tmp_path / "pixels", *arguments)
     assert {file.name: file.stat().st_mtime_ns for file in stored.iterdir()} == before
+    assert list((tmp_path / "states").iterdir()) == [stored]  # the saved model finds what training stored
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "blind", "--max_steps", 1, "--flip",
                  "True", *states)  # fmt: skip
     refused(result.returncode, Printed(result), "--image_states_dir")

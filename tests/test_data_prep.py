@@ -199,6 +199,11 @@ def test_encoding_keeps_every_row_and_is_found_again(official, processor):
     assert len(none) == 6 and none[0]["label_ids"] == []
 
 
+def test_data_made_in_memory_is_found_again_too(own, processor):
+    first, again = (encode(load_split("own", "dev.csv", own), processor.tokenizer, {"yes": 0}) for _ in range(2))
+    assert first.cache_files == again.cache_files and first.cache_files
+
+
 def test_several_processes_encode_the_same(official, processor, monkeypatch):
     monkeypatch.setattr("vqafusion.data_prep.encode.WORTH_PROCESSES", 1)
     rows = load_split("vqa_v2", SPLIT, official)
@@ -345,8 +350,8 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
                   rows.cast_column("image", Image(decode=False))["image"]],
     }  # fmt: skip
     copy = Dataset.from_dict(table).cast_column("image", Image())
-    folder, bare, lacking = (tmp_path / name for name in ("copy", "bare", "lacking"))
-    for place in (folder, bare, lacking):
+    folder, bare, single, lacking = (tmp_path / name for name in ("copy", "bare", "single", "lacking"))
+    for place in (folder, bare, single, lacking):
         place.mkdir()
     copy.to_parquet(folder / "train-00000-of-00001.parquet")
     again = load_split("hub", "train", folder)
@@ -359,6 +364,9 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     copy.select_columns(["image", "question", "answers"]).to_parquet(bare / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", bare)
     assert rows["question_id"][:] == [0, 1, 2, 3, 4, 5] and rows["answer_type"][0] == "yes/no"
+    one = copy.remove_columns("answers").add_column("answers", ["yes"] * 6)
+    one.to_parquet(single / "train-00000-of-00001.parquet")
+    assert load_split("hub", "train", single)["answers"][0] == ["yes"] * 10
     copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
     for place, split, words in ((lacking, "train", "no column answers"), (bare, "val", "cannot be loaded")):
         with pytest.raises(DataError, match=words):

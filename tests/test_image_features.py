@@ -49,7 +49,9 @@ def test_what_is_there_is_not_computed_again(rows, model, processor, tmp_path, s
     whole = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert [np.load(file).shape[0] for file in shards] == [2, 2, 1]
     shards[1].unlink()
-    (folder / ".shard-00001.npy.1").write_text("left by a killed process")
+    leftover = folder / ".shard-00001.npy.1"
+    leftover.write_text("left by a killed process")
+    os.utime(leftover, (1, 1))
     encoded = []
     model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
     cache(rows, model, processor, tmp_path / "cache")

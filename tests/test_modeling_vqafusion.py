@@ -175,7 +175,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"hidden_size": 33}, {"answer_loss": "mse"}, {"num_fusion_layers": 0}, {"vision_config": {"width": 1}}]
+    "changes",
+    [
+        {"hidden_size": 33},
+        {"num_attention_heads": 0},
+        {"image_pool_size": 0},
+        {"answer_loss": "mse"},
+        {"num_fusion_layers": 0},
+        {"vision_config": {"width": 1}},
+    ],
 )
 def test_bad_configurations_are_refused(changes):
     with pytest.raises(ValueError):

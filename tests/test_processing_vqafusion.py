@@ -60,8 +60,9 @@ def test_sources(tmp_path):
     sources += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, base64.b64encode(data * 40).decode()]
     for source in sources:
         assert np.array_equal(np.asarray(load_image(source)), np.asarray(image))
-    with pytest.raises(ValueError, match="fetched"):
-        load_image(f"{address}/absent.png")
+    for wrong in (f"{address}/absent.png", f"{address}/my photo.png", "http://127.0.0.1:port/a.png"):
+        with pytest.raises(ValueError, match="fetched"):
+            load_image(wrong)
     server.shutdown()
 
 

@@ -1,5 +1,7 @@
 """Learning rates by part, precision by processor, the start of a new head."""
 
+import tempfile
+
 import pytest
 import torch
 from conftest import tiny_config
@@ -8,11 +10,13 @@ from datasets import Dataset
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, start_at_embeddings, start_at_frequencies
 
+UNUSED = tempfile.gettempdir()
+
 
 def test_learning_rates_by_part():
     model = VqaFusionForVisualQuestionAnswering(tiny_config())
     args = VqaTrainingArguments(
-        output_dir="unused", learning_rate=1e-3, text_learning_rate=1e-5, weight_decay=0.1, eval_strategy="no",
+        output_dir=UNUSED, learning_rate=1e-3, text_learning_rate=1e-5, weight_decay=0.1, eval_strategy="no",
         load_best_model_at_end=False, save_strategy="no",
     )  # fmt: skip
     optimizer = VqaTrainer(model=model, args=args).create_optimizer()
@@ -29,7 +33,7 @@ def test_learning_rates_by_part():
 def test_evaluation_keeps_the_order_of_the_data_set():
     rows = Dataset.from_dict({"length": [9, 1, 5, 3, 7, 2], "answers": [["a"]] * 6, "image_id": list("aabbcc")})
     args = VqaTrainingArguments(
-        output_dir="unused", train_sampling_strategy="group_by_length", per_device_eval_batch_size=2,
+        output_dir=UNUSED, train_sampling_strategy="group_by_length", per_device_eval_batch_size=2,
         eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
     )  # fmt: skip
     trainer = VqaTrainer(model=VqaFusionForVisualQuestionAnswering(tiny_config()), args=args, data_collator=list)
@@ -39,12 +43,26 @@ def test_evaluation_keeps_the_order_of_the_data_set():
     assert sorted(row["length"] for batch in trainer.get_train_dataloader() for row in batch) == [1, 2, 3, 5, 7, 9]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_smoothing_factor": 0.1},
+        {"remove_unused_columns": True},
+        {"train_sampling_strategy": "sequential"},
+        {"train_sampling_strategy": "group_by_length", "questions_per_image": 2},
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        VqaTrainingArguments(output_dir=UNUSED, **changes)
+
+
 @pytest.mark.parametrize("capabilities,expected", [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)])
 def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    args = VqaTrainingArguments(output_dir="unused", bf16_where_fast=True)
-    assert args.bf16 is expected and not VqaTrainingArguments(output_dir="unused").bf16
+    args = VqaTrainingArguments(output_dir=UNUSED, bf16_where_fast=True)
+    assert args.bf16 is expected and not VqaTrainingArguments(output_dir=UNUSED).bf16
 
 
 @pytest.mark.parametrize("loss", ["bce", "ce"])
