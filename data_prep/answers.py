@@ -21,8 +21,10 @@ def build_vocabulary(answers, size):
         `list[str]`, most frequent first; ties in alphabetical order, so that it does not depend on the data's order.
 
     Raises:
-        ValueError: no answer at all.
+        ValueError: no answer at all, or a size below 1.
     """
+    if size < 1:
+        raise ValueError(f"the vocabulary must hold at least 1 answer, not {size}")
     counts = Counter(normalize_answer(answer) for group in answers for answer in group)
     counts.pop("", None)
     if not counts:

@@ -151,8 +151,9 @@ def test_vocabulary_is_normalised_frequent_first_and_reproducible():
     answers = [["Red.", "red", "two"], ["2", "blue", "the"], ["Blue"]]
     assert build_vocabulary(answers, 10) == ["2", "blue", "red"]
     assert build_vocabulary(reversed(answers), 2) == ["2", "blue"]
-    with pytest.raises(ValueError, match="no answers"):
-        build_vocabulary([], 10)
+    for arguments, words in ((([], 10), "no answers"), ((answers, 0), "at least 1")):
+        with pytest.raises(ValueError, match=words):
+            build_vocabulary(*arguments)
 
 
 def test_published_vocabularies_are_read(tmp_path):
