@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -84,6 +86,18 @@ def writable_folder(folder):
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}") from None
     return folder
+
+
+@contextmanager
+def whole_file(path):
+    """A temporary path beside `path`, which takes its name if the block ends well: a file is whole or not there."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def keep_freed_memory():

@@ -6,16 +6,13 @@ python eval.py --baseline prior --train_split train2014 --dataset vqa_v2 --data_
 """
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder
+from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, whole_file, writable_folder
 from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import ceiling, prior_answers
 from vqafusion.data_prep.encode import VqaCollator, encode
@@ -83,16 +80,8 @@ def predict(model, loader):
 
 
 def write_json(file, data):
-    """Write under a temporary name, then rename, so that the file is whole or not there."""
-    handle, temporary = tempfile.mkstemp(dir=Path(file).parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as opened:
-            json.dump(data, opened, indent=1)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(data, indent=1))
 
 
 def print_table(metrics):

@@ -5,10 +5,9 @@ python infer.py --model runs/demo/model --image photo.jpg --question "What is th
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-from vqafusion.command_line import one_line_errors, writable_folder
+from vqafusion.command_line import one_line_errors, whole_file, writable_folder
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -55,7 +54,8 @@ def main(argv=None):
     if args.output:
         from vqafusion.analysis.overlay import draw_result
 
-        _save(draw_result(image, attention, args.question, answers), Path(args.output))
+        with whole_file(args.output) as temporary:
+            draw_result(image, attention, args.question, answers).save(temporary)
     if args.json:
         print(json.dumps({"question": args.question, "answers": answers, "output": args.output}, ensure_ascii=False))
     else:
@@ -65,16 +65,6 @@ def main(argv=None):
         if args.output:
             print(f"heat map: {args.output}")
     return answers
-
-
-def _save(picture, file):
-    """Under a temporary name first, so that a broken write leaves nothing behind."""
-    temporary = file.with_name(f".{file.name}.tmp{file.suffix}")
-    try:
-        picture.save(temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,12 @@ def drop_missing_images(rows, missing, where, skip):
     return rows.select(keep)
 
 
+def check_unique(ids, total, where):
+    """Raise `DataError` if the distinct question ids (a collection) are fewer than the questions (`total`)."""
+    if len(ids) < total:
+        raise DataError(f"{where}: {total - len(ids)} question ids stand more than once")
+
+
 def check_answered(rows, split):
     """Raise `DataError` if a question of the split (`str`) has no human answers to compare with."""
     for key, answers in zip(rows["question_id"], rows["answers"]):

@@ -3,7 +3,7 @@
 from datasets import Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from . import FEATURES, DataError
+from . import FEATURES, DataError, check_unique
 from .own_data import answer_type, at_least_ten
 
 NEEDED = ("image", "question", "answers")
@@ -43,8 +43,7 @@ def load(name, split):
         features=type(FEATURES)({column: kind for column, kind in FEATURES.items() if column != "image"}),
         desc="Reading questions and answers",
     )
-    if len(set(light["question_id"])) < len(light):
-        raise DataError(f"{name}: question ids stand more than once")
+    check_unique(set(light["question_id"]), len(light), name)
     images = rows.select_columns("image").cast_column("image", Image())
     return concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
 

@@ -5,7 +5,6 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from accelerate import PartialState
 from datasets import Image
 from tqdm import tqdm
 
+from ..command_line import whole_file
 from ..processing_vqafusion import load_image
 from . import DataError
 
@@ -101,8 +101,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     images = list(first_row)
     folder = Path(cache_dir) / _digest(model, image_processor, rows, first_row)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(-(-len(images) // SHARD_IMAGES))
-    missing = [shard for shard in shards if not (folder / _shard_name(shard)).exists()]
+    shards = _in_batches(images, SHARD_IMAGES)
+    missing = [number for number in range(len(shards)) if not (folder / _shard_name(number)).exists()]
     process.wait_for_everyone()  # all have looked before the first one writes
     if process.is_main_process:
         for leftover in folder.glob(".*"):
@@ -121,22 +121,19 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
         return states.to(torch.float16).cpu().numpy()
 
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
-    bar.update(len(images) - sum(len(_of_shard(images, shard)) for shard in mine))
+    bar.update(len(images) - sum(len(shards[number]) for number in mine))
     # Every core decodes and encodes batches of its own: no core waits for another in the middle of a layer.
     threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "encode", torch.set_num_threads, (1,))
     with bar, threads:
-        for shard in mine:
-            batches = _in_batches(_of_shard(images, shard), batch_size)
-            states = np.concatenate(list(threads.map(encode, batches)))
-            _write(folder / _shard_name(shard), partial(np.save, arr=states))
+        for number in mine:
+            states = np.concatenate(list(threads.map(encode, _in_batches(shards[number], batch_size))))
+            with whole_file(folder / _shard_name(number)) as temporary:
+                np.save(temporary, states)
     if process.is_main_process and not (folder / "images.json").exists():
-        _write(folder / "images.json", lambda file: file.write(json.dumps(images).encode()))
+        with whole_file(folder / "images.json") as temporary:
+            temporary.write_text(json.dumps(images))
     process.wait_for_everyone()
     return ImageStates(folder)
-
-
-def _of_shard(images, shard):
-    return images[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
 
 
 def _in_batches(images, size):
@@ -168,14 +165,3 @@ def _stamp(path):
     except OSError as error:
         raise DataError(f"cannot read the image {path}: {error.strerror}") from None
     return f"{path} {status.st_size} {status.st_mtime_ns}"
-
-
-def _write(path, write):
-    """Under a temporary name first: a file with its proper name is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
-from . import FEATURES, DataError, drop_missing_images
+from . import FEATURES, DataError, check_unique, drop_missing_images
 
 ENDINGS = (".jsonl", ".csv")
 MIN_ANSWERS = 10
@@ -40,7 +40,7 @@ def load(data_dir, split, skip_missing_images=False):
     missing = set()
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
-            entries = csv.DictReader(opened) if file.suffix == ".csv" else map(_json_line, opened)
+            entries = csv.DictReader(opened) if file.suffix == ".csv" else opened
             for number, entry in enumerate(entries, 1):
                 try:
                     row = _row(entry, number, file)
@@ -54,21 +54,16 @@ def load(data_dir, split, skip_missing_images=False):
         raise DataError(f"{file} cannot be read as UTF-8 {file.suffix[1:]}: {error}") from None
     if not columns["question_id"]:
         raise DataError(f"{file} holds no question")
-    if len(set(columns["question_id"])) < len(columns["question_id"]):
-        raise DataError(f"{file}: question ids stand more than once")
+    check_unique(set(columns["question_id"]), len(columns["question_id"]), file)
     return drop_missing_images(Dataset.from_dict(columns, features=FEATURES), missing, file, skip_missing_images)
 
 
-def _json_line(line):
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return error  # raised by `_row`, which is called where the number of the row is known
-
-
 def _row(entry, number, file):
-    if isinstance(entry, Exception):
-        raise ValueError(f"not valid JSON ({entry})")
+    if isinstance(entry, str):  # a line of JSON
+        try:
+            entry = json.loads(entry)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not valid JSON ({error})") from None
     if not isinstance(entry, dict):
         raise ValueError("not a JSON object")
     for name in ("image", "question"):

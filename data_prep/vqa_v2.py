@@ -8,7 +8,7 @@ import msgspec
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 
-from . import FEATURES, DataError, drop_missing_images
+from . import FEATURES, DataError, check_unique, drop_missing_images
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
@@ -82,8 +82,9 @@ def load(data_dir, split, skip_missing_images=False):
             raise error.__cause__ from None
         raise
     # Not in `_rows`, which does not run again when its result is in the cache.
-    present = {f"{images.name}/{int(name.stem[-12:])}" for name in images.glob("COCO_*_[0-9]*.jpg")}
-    return drop_missing_images(rows, set(rows.unique("image_id")) - present, images, skip_missing_images)
+    present = {file.name for file in images.iterdir()}
+    missing = {key for key in rows.unique("image_id") if _file_name(images, int(key.rpartition("/")[2])) not in present}
+    return drop_missing_images(rows, missing, images, skip_missing_images)
 
 
 def _stamp(file):
@@ -154,14 +155,14 @@ def _name(source):
 def _rows(questions, annotations, images, stamp):
     entries = _read(questions, "questions")
     asked = {entry.question_id: entry for entry in _decode(entries, _Question, questions, "questions")}
-    _check_unique(asked, entries, questions)
+    check_unique(asked, len(entries), _name(questions))
     if annotations is None:
         for question in asked.values():
             yield _row(question, Path(images))
         return
     entries = _read(annotations, "annotations")
     answered = {entry.question_id for entry in _decode(entries, _QuestionId, annotations, "annotations")}
-    _check_unique(answered, entries, annotations)
+    check_unique(answered, len(entries), _name(annotations))
     for lonely, kind, lacks in (
         (asked.keys() - answered, "questions", "annotation"),
         (answered - asked.keys(), "annotations", "question"),
@@ -175,14 +176,13 @@ def _rows(questions, annotations, images, stamp):
         yield _row(asked[annotation.question_id], Path(images), annotation)
 
 
-def _check_unique(ids, entries, source):
-    if len(ids) < len(entries):
-        raise DataError(f"{_name(source)}: {len(entries) - len(ids)} question ids stand more than once")
+def _file_name(folder, image_id):
+    return f"COCO_{folder.name}_{image_id:012d}.jpg"
 
 
 def _row(question, folder, annotation=None):
     return {
-        "image": str(folder / f"COCO_{folder.name}_{question.image_id:012d}.jpg"),
+        "image": str(folder / _file_name(folder, question.image_id)),
         "image_id": f"{folder.name}/{question.image_id}",
         "question_id": question.question_id,
         "question": question.question,
