@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from .data_prep.sampling import QuestionSampler
 from .metrics.vqa_accuracy.vqa_accuracy import TOP_K
@@ -48,7 +48,8 @@ class VqaTrainingArguments(TrainingArguments):
         elif self.bf16_where_fast:
             capabilities = torch.cpu.get_capabilities()
             self.bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-            self.use_cpu = self.use_cpu or self.bf16  # `TrainingArguments` takes bf16 on a CPU only with this
+        # Without it `TrainingArguments` refuses bf16 on a CPU, and torchrun's processes there do not find each other.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         if self.n_gpu > 1:  # `DataParallel` would cut a batch's questions from its images; `accelerate launch` does not
             self._n_gpu = 1
@@ -67,12 +68,22 @@ class VqaTrainingArguments(TrainingArguments):
             raise ValueError("--questions_per_image and --train_sampling_strategy group_by_length exclude each other")
 
 
+class _TellEpoch(TrainerCallback):
+    """accelerate tells a sampler its epoch, but not when several processes go on in the middle of one."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
 class VqaTrainer(Trainer):
     """`Trainer` with a learning rate per encoder, grouped batches, and the official accuracy."""
 
     def _get_train_sampler(self, train_dataset=None):
         args = self.args
-        return QuestionSampler(
+        sampler = QuestionSampler(
             train_dataset or self.train_dataset,
             args.per_device_train_batch_size,
             args.seed if args.data_seed is None else args.data_seed,
@@ -80,6 +91,8 @@ class VqaTrainer(Trainer):
             args.train_sampling_strategy == "group_by_length",
             args.answer_sampling,
         )
+        self.add_callback(_TellEpoch(sampler))
+        return sampler
 
     def _get_eval_sampler(self, eval_dataset):
         """In the data set's order, whatever that of training is: predictions are compared with its answers by place."""

@@ -61,7 +61,7 @@ def main(argv=None):
     print(f"{_gigabytes(sum(sizes.values())):>12}  in all, into {folder}")
     if args.dry_run:
         return
-    _check_space(folder, sizes)
+    _check_space(folder, sizes, args.keep_zips)
     for name, address in files:
         fetch(address, folder / name, sizes[name])
         if _is_images(name):
@@ -115,7 +115,7 @@ def unpack(file):
     Raises:
         DataError: a picture in it is damaged, or it holds none.
     """
-    folder, part = file.with_suffix(""), file.with_name(f".{file.stem}.part")
+    folder, part = file.with_suffix(""), _unpacked(file)
     try:
         with zipfile.ZipFile(file) as archive:
             members = [m for m in archive.infolist() if m.filename.startswith(f"{file.stem}/") and not m.is_dir()]
@@ -151,12 +151,21 @@ def _size(address):
     return int(answer.headers["content-length"])
 
 
-def _check_space(folder, sizes):
-    """Images stand twice while they are unpacked."""
-    needed = sum(size * (2 if _is_images(name) else 1) for name, size in sizes.items())
+def _check_space(folder, sizes, keep_zips):
+    """Images stand twice until their zip is removed, which is done before the next one is fetched."""
+    images = [size for name, size in sizes.items() if _is_images(name)]
+    needed = sum(sizes.values()) + (sum(images) if keep_zips else max(images, default=0))
+    present = [folder / part for name in sizes for part in (name, f"{name}.part")]
+    present += [file for name in sizes if _is_images(name) for file in _unpacked(folder / name).rglob("*")]
+    needed -= sum(file.stat().st_size for file in present if file.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(f"{folder} has room for {_gigabytes(free)}, but {_gigabytes(needed)} are needed")
+
+
+def _unpacked(file):
+    """Where the images are until all are unpacked."""
+    return file.with_name(f".{file.stem}.part")
 
 
 def _broken(file, thorough):

@@ -73,7 +73,7 @@ def pixel_values(sources, image_processor):
 def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_threads=None):
     """
     Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
-    with several processes (`accelerate launch`) each encodes its share of the shards.
+    with several processes (`accelerate launch`; `torchrun` on a CPU) each encodes its share of the shards.
 
     Args:
         rows (`datasets.Dataset`): columns of `FEATURES`.
@@ -93,7 +93,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     """
     if not model.config.freeze_vision:
         raise ValueError("states of a vision encoder that is being trained cannot be stored: set freeze_vision")
-    process = PartialState()
+    process = PartialState(cpu=not torch.accelerator.is_available())  # else it takes no notice of torchrun on a CPU
     rows = rows.select_columns(["image_id", "image"]).cast_column("image", Image(decode=False))
     first_row = {}  # of each image; the images themselves stay on disk
     for index, image_id in enumerate(rows["image_id"]):

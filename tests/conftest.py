@@ -1,5 +1,6 @@
 """The tiny model and the drawn images that the tests share."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from vqafusion.data_prep.encode import train_tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = ["yes", "no", "red", "blue", "circle", "2"]
 QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", "how many shapes are there?"]
+
+# `accelerate launch --cpu --num_processes 2` starts a single process, and says nothing.
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="session")

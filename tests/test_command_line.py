@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, draw
+from conftest import ROOT, TWO_PROCESSES, draw
 from PIL import Image
 from test_data_prep import SPLIT, annotations_file, write_vqa_v2
 from test_processing_vqafusion import encoded, huge_header
@@ -28,9 +29,9 @@ TINY = {
 }  # fmt: skip
 
 
-def run(script, *arguments, cwd=ROOT):
+def run(script, *arguments, cwd=ROOT, start=(sys.executable,)):
     return subprocess.run(
-        [sys.executable, ROOT / script, *map(str, arguments)],
+        [*start, ROOT / script, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
@@ -69,6 +70,25 @@ def test_train_resumes(trained, tmp_path):
         assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), "no checkpoint in")
+
+
+def test_two_processes_go_on_in_the_middle_of_an_epoch(trained, tmp_path):
+    def train(name, *more):
+        # 12 questions, 2 processes × batches of 1: 6 steps an epoch, and step 8 is in the middle of the second
+        result = run(
+            "train.py", trained / "recipe.yaml", "--output_dir", tmp_path / name, "--max_steps", 12,
+            "--per_device_train_batch_size", 1, "--questions_per_image", 1, "--eval_strategy", "steps",
+            "--save_strategy", "steps", "--eval_steps", 4, "--save_steps", 4, "--save_total_limit", 9,
+            "--image_states_dir", tmp_path / "states", *more, start=TWO_PROCESSES,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert json.loads((tmp_path / name / "trainer_state.json").read_text())["epoch"] == 2  # 1 with one process
+        return (tmp_path / name / "checkpoint-12" / "model.safetensors").read_bytes()
+
+    whole = train("whole")
+    (tmp_path / "cut").mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-8", tmp_path / "cut" / "checkpoint-8")
+    assert train("cut", "--resume_from_checkpoint", "True") == whole
 
 
 def test_eval_scores_as_the_metric_does(trained, tmp_path):

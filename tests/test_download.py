@@ -191,6 +191,27 @@ def test_unreachable_servers_full_disks_and_bad_folders(server, tmp_path, capsys
     assert "has room for" in capsys.readouterr().err
 
 
+def test_room_is_asked_for_what_is_still_to_come(tmp_path, monkeypatch):
+    sizes = {QUESTIONS: 10, IMAGES: 400, "train2014.zip": 300}
+
+    def check(free, keep_zips=False):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free}))
+        download._check_space(tmp_path, sizes, keep_zips)
+
+    check(710 + 400)  # the second zip comes when the first is gone
+    with pytest.raises(DataError, match="has room for"):
+        check(710 + 399)
+    check(710 + 700, keep_zips=True)
+    with pytest.raises(DataError, match="has room for"):
+        check(710 + 699, keep_zips=True)
+    (tmp_path / f"{IMAGES}.part").write_bytes(bytes(150))
+    (tmp_path / ".train2014.part" / "train2014").mkdir(parents=True)
+    (tmp_path / ".train2014.part" / "train2014" / "a.jpg").write_bytes(bytes(60))
+    check(710 + 400 - 210)
+    with pytest.raises(DataError, match="has room for"):
+        check(710 + 399 - 210)
+
+
 def test_the_module_is_a_command(server, tmp_path):
     command = [sys.executable, "-m", "vqafusion.data_prep.download", tmp_path, "--splits", "val2014", "--dry_run"]
     command += ["--vqa_url", server.address, "--coco_url", server.address]

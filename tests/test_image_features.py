@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw, tiny_config
+from conftest import ROOT, TWO_PROCESSES, draw, tiny_config
 from test_data_prep import SPLIT, write_vqa_v2
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
@@ -101,6 +101,7 @@ model.vision_model.register_forward_hook(lambda *call: time.sleep(0.05))
 processor = VqaFusionProcessor.from_pretrained(sys.argv[2])
 rows = load_split("vqa_v2", "toy2014", sys.argv[3])
 image_features.cache_image_states(rows, model, processor.image_processor, sys.argv[4], batch_size=2, num_threads=1)
+print("processes:", image_features.PartialState().num_processes)
 """
 
 
@@ -130,20 +131,10 @@ def test_two_processes_share_the_work(processor, tmp_path):
     data = write_vqa_v2(tmp_path / "data", images=7, per_image=1)
     processor.save_pretrained(tmp_path / "processor")
     (tmp_path / "worker.py").write_text(WORKER)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    for name, start in (("one", [sys.executable]), ("two", launch)):
+    for name, start in (("one", [sys.executable]), ("two", TWO_PROCESSES)):
         command = [*start, tmp_path / "worker.py", ROOT, tmp_path / "processor", data, tmp_path / name]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        assert result.stdout.count(f"processes: {1 + (name == 'two')}") == 1 + (name == "two")
     one, two = (
         {file.name: file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
         for name in ("one", "two")
