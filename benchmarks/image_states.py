@@ -32,7 +32,7 @@ RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "vqa_v2_mini.yaml"
 SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "image_pool_size", "frozen_text_layers", "dropout")
 
 
-def bare_rate(encoder, pixels, batch, memory_format, seconds=4.0):
+def bare_rate(encoder, pixels, batch, memory_format, seconds):
     """Images per second of the encoder alone."""
     encoder.to(memory_format=memory_format)
     batches = [part.contiguous(memory_format=memory_format) for part in pixels.split(batch)]
@@ -54,7 +54,9 @@ def step_seconds(model, collator, batches):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     start = time.perf_counter()
     for rows in batches:
-        model(**collator(rows)).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("avx512_bf16"))):
+            loss = model(**collator(rows)).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return (time.perf_counter() - start) / len(batches)
@@ -67,6 +69,8 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=512, help="stored in each round")
     parser.add_argument("--steps", type=int, default=4, help="training steps of each side in each round")
+    parser.add_argument("--seconds", type=float, default=10, help="of the bare encoder in each round")
+    parser.add_argument("--batch_size", type=int, help="questions per training step; default: the recipe's")
     parser.add_argument("--output", default="runs/image_states.json")
     args = parser.parse_args(argv)
     keep_freed_memory()
@@ -84,21 +88,21 @@ def main(argv=None):
     )
     core = model.vqafusion
 
-    first = rows.select(range(128))
+    first = rows.select(range(min(128, len(rows))))
     pixels = pixel_values([row["image"] for row in first], processor.image_processor)
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     rates = {
-        (batch, name): bare_rate(core.vision_model, pixels, batch, formats[name])
+        (batch, name): bare_rate(core.vision_model, pixels, batch, formats[name], args.seconds / 3)
         for batch, name in product((4, 8, 16, 32), formats)
     }
     best = max(rates, key=rates.get)
     bare, storing = [], []
     for _ in range(args.rounds):
-        bare.append(bare_rate(core.vision_model, pixels, best[0], formats[best[1]], seconds=10))
+        bare.append(bare_rate(core.vision_model, pixels, best[0], formats[best[1]], args.seconds))
         storing.append(storing_rate(core, processor.image_processor, rows))
 
     encoded = encode(rows, processor.tokenizer, model.config.label2id).shuffle(seed=0)
-    size = recipe["per_device_train_batch_size"]
+    size = args.batch_size or recipe["per_device_train_batch_size"]
     batches = [[encoded[i] for i in range(at, at + size)] for at in range(0, size * args.steps, size)]
     plain = VqaCollator(processor, model.config.num_labels)
     from_pixels, from_states = [], []

@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import QUESTIONS, ROOT, tiny_config
+from test_data_prep import SPLIT, write_vqa_v2
+from transformers import CLIPImageProcessorPil, CLIPVisionModel, DistilBertModel
+
+from vqafusion.data_prep.encode import train_tokenizer
 
 
 def test_encoding(tmp_path):
@@ -17,3 +21,20 @@ def test_encoding(tmp_path):
     (result,) = json.loads((tmp_path / "encoding.json").read_text())
     assert result["questions"] == 12 and 0 < result["gib"] < 2 and 0 < result["ceiling"] <= 100
     assert all(result[step] >= 0 for step in ("read", "vocabulary", "encode"))
+
+
+def test_image_states(tmp_path):
+    config = tiny_config()
+    config.text_config.n_layers = 3  # the recipe freezes three
+    CLIPVisionModel(config.vision_config).save_pretrained(tmp_path / "vision")
+    CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path / "vision")
+    DistilBertModel(config.text_config).save_pretrained(tmp_path / "text")
+    train_tokenizer(QUESTIONS).save_pretrained(tmp_path / "text")
+    command = [sys.executable, "benchmarks/image_states.py", "--data_dir", write_vqa_v2(tmp_path / "data", images=40)]
+    command += ["--split", SPLIT, "--vision_model", tmp_path / "vision", "--text_model", tmp_path / "text"]
+    command += ["--rounds", "1", "--seconds", "0.1", "--steps", "1", "--batch_size", "8", "--output", tmp_path / "out"]
+    run = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
+    result = json.loads((tmp_path / "out").read_text())
+    assert result["storing_over_bare"] > 0 and result["pixels_over_states"] > 0
+    assert result["bare"]["batch"] in (4, 8, 16, 32) and len(result["step_from_states_seconds"]) == 1
