@@ -50,12 +50,13 @@ def main(argv=None):
         raise ValueError(f"--question is longer than the {longest} tokens that the model reads; shorten it")
     pipe = VqaFusionPipeline(model=model, processor=processor)
     answers = pipe(image, args.question, top_k=args.top_k, return_attention=bool(args.output))
-    attention = answers[0].pop("attention", None)
+    answers[0].pop("attention", None)
+    overlay = answers[0].pop("overlay", None)
     if args.output:
         from vqafusion.analysis.overlay import draw_result
 
         with whole_file(args.output) as temporary:
-            draw_result(image, attention, args.question, answers).save(temporary)
+            draw_result(image, overlay, args.question, answers).save(temporary)
     if args.json:
         print(json.dumps({"question": args.question, "answers": answers, "output": args.output}, ensure_ascii=False))
     else:

@@ -1,16 +1,23 @@
 """The pipeline `visual-question-answering`: image and question to ranked answers, and where the model looked."""
 
+import os
+
 import numpy as np
 import torch
 from PIL import Image
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .processing_vqafusion import VqaFusionProcessor, load_image, max_question_length
+
+logger = logging.get_logger(__name__)
+QUESTIONS_PER_PASS = 256  # so many questions about one image at the most; memory grows with them
+NO_EFFECT = ("padding", "timeout", "truncation")  # of the pipeline that transformers had before version 5
 
 
 class VqaFusionPipeline(Pipeline):
     """
-    Ask pictures questions.
+    Ask pictures questions, with the calls of the pipeline of this name that transformers had before version 5.
 
     ```python
     >>> pipe = pipeline("visual-question-answering", model=DIR, trust_remote_code=True)
@@ -28,64 +35,132 @@ class VqaFusionPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             self.processor = VqaFusionProcessor(self.image_processor, self.tokenizer)
-        self.tokenizer = self.processor.tokenizer  # what pads a batch
+        self.tokenizer = self.processor.tokenizer
 
-    def _sanitize_parameters(self, top_k=None, return_attention=None, **unknown):
+    def _sanitize_parameters(self, top_k=None, return_attention=None, **more):
+        unknown = sorted(set(more) - set(NO_EFFECT))
         if unknown:
-            raise ValueError(f"unknown argument {', '.join(sorted(unknown))}; known: top_k, return_attention")
+            raise ValueError(f"unknown argument {', '.join(unknown)}; known: top_k, return_attention, batch_size")
+        if more:
+            logger.warning_once(f"{', '.join(more)}: taken for the sake of older code, without effect")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k must be a whole number of at least 1, not {top_k!r}")
         forward = {} if return_attention is None else {"output_attentions": bool(return_attention)}
         return {}, forward, {} if top_k is None else {"top_k": top_k}
 
-    def __call__(self, image, question=None, **kwargs):
+    def __call__(self, image, question=None, batch_size=None, **kwargs):
         """
         Args:
-            image: what [`load_image`] takes, or a dictionary with `image` and `question`, or a list, generator or
-                data set of such dictionaries.
-            question (`str`): with an image alone.
+            image: what [`load_image`] takes, or a list, generator, or data set of such; without `question`, a
+                dictionary with `image` and `question`, or a list, generator, or data set of those.
+            question (`str` or `list[str]`): asked about every image. Several images and several questions give first
+                the answers to the first question.
             top_k (`int`): how many answers; 5 by default.
             return_attention (`bool`): add to the result's first answer `attention`, a float32 array in the image's
-                own size, 0 to 1, 0 where the model's crop does not reach.
-            batch_size (`int`): questions per forward pass.
+                own size, 0 to 1, 0 where the model's crop does not reach; and, where OpenCV is installed, `overlay`,
+                the picture with that map over it.
+            batch_size (`int`): images per forward pass, 1 by default. Questions that follow one another about the
+                same image go together, and it is encoded once for them.
 
         Returns:
-            `[{"score": float, "answer": str}, ...]`, best first; a list of such lists for several questions.
+            `[{"score": float, "answer": str}, ...]`, best first; a list of such lists for a list of images or
+            questions; an iterator of them for a generator or data set.
 
         Raises:
             ValueError: an empty question, an image that cannot be read, a bad argument.
         """
-        if question is not None:
-            image = {"image": image, "question": question}
-        return super().__call__(image, **kwargs)
+        one_image, one_question = _is_one(image), isinstance(question, str)
+        if question is None:
+            pairs = [_pair(image)] if one_image else map(_pair, image)
+        else:
+            questions, images = [question] if one_question else list(question), [image] if one_image else image
+            if not (one_question or one_image or isinstance(image, (list, tuple))):
+                raise ValueError("several questions about several images need the images as a list")
+            pairs = ((one, asked) for one in images for asked in questions)
+        in_memory = one_image or isinstance(image, (list, tuple))
+        batches = _batches(pairs, batch_size or self._batch_size or 1)
+        if not in_memory:
+            return (answers for batch in super().__call__(batches, **kwargs) for answers in batch)
+        batches = list(batches)
+        results = [answers for batch in super().__call__(batches, **kwargs) for answers in batch] if batches else []
+        if one_image and (one_question or question is None):
+            return results[0]
+        if not (one_image or one_question or question is None):
+            results = [answers for first in range(len(questions)) for answers in results[first :: len(questions)]]
+        return results
 
     def preprocess(self, inputs):
-        question = inputs["question"]
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError("the question is empty")
-        image = load_image(inputs["image"])
+        questions = [question for _, asked in inputs for question in asked]
+        for question in questions:
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError("the question is empty")
+        images = [load_image(image) for image, _ in inputs]
         length = max_question_length(self.model.config, self.tokenizer)
-        features = self.processor(images=image, text=question, truncation=True, max_length=length)
-        return {**features, "image_size": torch.tensor([[image.width, image.height]])}
+        features = self.processor(images=images, text=questions, truncation=True, max_length=length)
+        for question, tokens in zip(questions, features["attention_mask"].sum(dim=1).tolist()):
+            if tokens == length and len(self.tokenizer(question, truncation=False)["input_ids"]) > length:
+                logger.warning(f"a question is longer than {length} tokens, and its end is not read: {question[:60]}…")
+        image_index = torch.tensor([number for number, (_, asked) in enumerate(inputs) for _ in asked])
+        return {**features, "image_index": image_index, "images": images}
 
     def _forward(self, inputs, output_attentions=False):
-        size = inputs.pop("image_size")
+        images = inputs.pop("images")
         output = self.model(**inputs, output_attentions=output_attentions)
-        result = {"probabilities": self.model.probabilities(output.logits), "image_size": size}
+        result = {"probabilities": self.model.probabilities(output.logits)}
         if output_attentions:
             result["attention"] = self.model.attention_map(output)
-        return result
+        return {**result, "images": [images[number] for number in inputs["image_index"].tolist()]}
 
     def postprocess(self, outputs, top_k=5):
-        probabilities = outputs["probabilities"][0].float()
-        scores, labels = probabilities.topk(min(top_k, len(probabilities)))
+        probabilities = outputs["probabilities"].float()
+        best = probabilities.topk(min(top_k, probabilities.shape[-1]))
         names = self.model.config.id2label
-        answers = [{"score": s, "answer": names[i]} for s, i in zip(scores.tolist(), labels.tolist())]
-        if "attention" in outputs:
-            width, height = outputs["image_size"][0].tolist()
-            box = self.processor.visible_box(width, height)
-            answers[0]["attention"] = spread_attention(outputs["attention"][0].float().numpy(), width, height, box)
-        return answers
+        results = [
+            [{"score": score, "answer": names[label]} for score, label in zip(scores, labels)]
+            for scores, labels in zip(best.values.tolist(), best.indices.tolist())
+        ]
+        for answers, image, attention in zip(results, outputs["images"], outputs.get("attention", [])):
+            box = self.processor.visible_box(image.width, image.height)
+            spread = spread_attention(attention.float().numpy(), image.width, image.height, box)
+            answers[0]["attention"] = spread
+            try:
+                answers[0]["overlay"] = draw_overlay(image, spread)
+            except ImportError as error:
+                logger.warning_once(str(error))
+        return results
+
+
+def _is_one(image):
+    """Whether this is one image (or one dictionary of image and question), not several."""
+    return isinstance(image, (str, os.PathLike, bytes, bytearray, dict, Image.Image, np.ndarray, torch.Tensor))
+
+
+def _pair(inputs):
+    if not isinstance(inputs, dict) or "image" not in inputs or "question" not in inputs:
+        raise ValueError("give an image and a question, or dictionaries with `image` and `question`")
+    return inputs["image"], inputs["question"]
+
+
+def _batches(pairs, images):
+    """
+    Lists of up to `images` entries `(image, questions)`; questions about the same image that follow one another stand
+    in one entry.
+    """
+    batch = []
+    for image, question in pairs:
+        if batch and _same(batch[-1][0], image) and len(batch[-1][1]) < QUESTIONS_PER_PASS:
+            batch[-1][1].append(question)
+            continue
+        if len(batch) == images:
+            yield batch
+            batch = []
+        batch.append((image, [question]))
+    if batch:
+        yield batch
+
+
+def _same(image, other):
+    return image is other or (isinstance(image, (str, os.PathLike)) and image == other)
 
 
 def spread_attention(attention, width, height, box):
@@ -106,3 +181,30 @@ def spread_attention(attention, width, height, box):
     spread[top:bottom, left:right] = np.asarray(patches.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
     spread = spread.clip(min=0)
     return spread / max(spread.max(), 1e-12)
+
+
+def draw_overlay(image, attention, strength=0.5):
+    """
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        attention: `(height, width)` float array of the image's size, 0 to 1.
+        strength (`float`): opacity of the colours where the attention is 1; the image shines through elsewhere.
+
+    Returns:
+        `PIL.Image.Image` of the same size: OpenCV's "turbo" colours over the picture in grey.
+
+    Raises:
+        ValueError: sizes that differ.
+        ImportError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise ImportError("heat maps are drawn with OpenCV: pip install opencv-python-headless") from None
+    pixels = np.asarray(image.convert("RGB"))
+    attention = np.asarray(attention, dtype=np.float32)
+    if attention.shape != pixels.shape[:2]:
+        raise ValueError(f"an attention map of {attention.shape} does not fit an image of {pixels.shape[:2]}")
+    colours = cv2.applyColorMap((attention.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    return Image.fromarray(cv2.addWeighted(pixels, 1 - strength, colours, strength, 0))

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import io
 import os
 import warnings
@@ -133,8 +134,9 @@ def _open(source):
             return Image.open(io.BytesIO(_fetch(source)))
         if source.startswith("data:"):
             return Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[-1])))
-        if len(source) > 4096 or (not os.path.exists(source) and len(source) > 255):
-            return Image.open(io.BytesIO(base64.b64decode(source, validate=True)))
+        if len(source) > 64 and not os.path.exists(source):  # an image in base64 is never shorter
+            with contextlib.suppress(binascii.Error):  # else it is the path of a file that is not there
+                return Image.open(io.BytesIO(base64.b64decode(source, validate=True)))
         return Image.open(source)
     array = np.asarray(source)
     if array.dtype != np.uint8:

@@ -1,38 +1,14 @@
-"""Attention heat maps over the image, drawn with OpenCV."""
+"""The picture of an answer: the image, its heat map, and a caption."""
 
-import cv2
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 
-def draw_overlay(image, attention, strength=0.5):
-    """
-    Args:
-        image (`PIL.Image.Image`): RGB.
-        attention: `(height, width)` float array of the image's size, 0 to 1.
-        strength (`float`): opacity of the colours where the attention is 1; the image shines through elsewhere.
-
-    Returns:
-        `PIL.Image.Image` of the same size: OpenCV's "turbo" colours over the picture in grey.
-
-    Raises:
-        ValueError: sizes that differ.
-    """
-    pixels = np.asarray(image.convert("RGB"))
-    attention = np.asarray(attention, dtype=np.float32)
-    if attention.shape != pixels.shape[:2]:
-        raise ValueError(f"an attention map of {attention.shape} does not fit an image of {pixels.shape[:2]}")
-    colours = cv2.applyColorMap((attention.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-    return Image.fromarray(cv2.addWeighted(pixels, 1 - strength, colours, strength, 0))
-
-
-def draw_result(image, attention, question, answers, min_width=480):
+def draw_result(image, overlay, question, answers, min_width=480):
     """
     The picture, the picture with its heat map, and a caption with the question and the ranked answers.
 
     Args:
-        image, attention: as for [`draw_overlay`].
+        image, overlay (`PIL.Image.Image`): of one size.
         question (`str`)
         answers (`list[dict]`): `answer` and `score`, best first, as the pipeline gives them.
         min_width (`int`): small pictures are enlarged until the two side by side are this wide, in pixels.
@@ -42,7 +18,7 @@ def draw_result(image, attention, question, answers, min_width=480):
     """
     scale = max(1.0, min_width / (2 * image.width))
     size = (round(image.width * scale), round(image.height * scale))
-    panels = [panel.resize(size, Image.Resampling.LANCZOS) for panel in (image, draw_overlay(image, attention))]
+    panels = [panel.resize(size, Image.Resampling.LANCZOS) for panel in (image, overlay)]
     width = 2 * size[0]
     font = ImageFont.load_default(size=max(13, width // 36))
     lines = _wrap(f"Q: {question}", font, width - 16)

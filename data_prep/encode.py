@@ -1,5 +1,6 @@
 """What `datasets.map` runs over the rows, and the collator that makes batches of them."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Image, concatenate_datasets
 from datasets.fingerprint import Hasher
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from .answers import soft_targets
@@ -136,20 +137,28 @@ class VqaCollator:
 
 def train_tokenizer(questions, vocab_size=4000):
     """
-    A lower-casing WordPiece tokenizer of BERT's kind, learned from the training questions.
+    A lower-casing WordPiece tokenizer of BERT's kind over the most frequent words of the training questions; other
+    words are spelled in characters. `WordPieceTrainer` is not used since it breaks ties by chance: each process of a
+    run, and each run, would have another vocabulary.
 
     Args:
         questions: iterable of `str`.
-        vocab_size (`int`): upper bound on the vocabulary.
+        vocab_size (`int`): upper bound on the vocabulary, beyond the characters.
 
     Returns:
         `PreTrainedTokenizerFast`
     """
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = Counter()
+    for question in questions:
+        words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(question)))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(questions, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    characters = sorted({character for word in words for character in word})
+    frequent = sorted(words, key=lambda word: (-words[word], word))[:vocab_size]
+    tokens = dict.fromkeys([*special, *characters, *(f"##{c}" for c in characters), *frequent])
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     )

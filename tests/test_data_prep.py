@@ -1,6 +1,8 @@
 """Sources, vocabulary, encoding and batches, on small files in the official layout."""
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -238,6 +240,20 @@ def test_augmentation_moves_pixels_but_invents_none(official, processor):
     assert all(set(one.unique().tolist()) <= set(plain.unique().tolist()) for one in moved)
     mirrored = [VqaCollator(processor, 1, flip=True)([rows[0]])["pixel_values"] for _ in range(8)]
     assert all(torch.equal(one, plain) or torch.equal(one, plain.flip(-1)) for one in mirrored)
+
+
+def test_a_learned_tokenizer_is_the_same_in_every_process_and_spells_rare_words():
+    questions = ["What color is the shape?", "is the shape café red?", "the the a"]
+    tokenizer = train_tokenizer(questions, vocab_size=2)
+    ids = tokenizer("The red")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "the", "r", "##e", "##d", "[SEP]"]
+    code = (
+        "from vqafusion.data_prep.encode import train_tokenizer;"
+        f"print(sorted(train_tokenizer({questions!r}).get_vocab().items()))"
+    )
+    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(found) == 1
+    assert tokenizer.tokenize("hat") == ["h", "##a", "##t"] and tokenizer.tokenize("zoo") == ["[UNK]"]
 
 
 def test_tokenizer_knows_its_questions():

@@ -1,12 +1,19 @@
 """Answers, shapes of input, attention in the image's own size."""
 
+import base64
+import logging
+import sys
+
 import numpy as np
 import pytest
 import torch
 from conftest import draw
+from datasets import Dataset
+from PIL import Image
+from transformers.pipelines.pt_utils import KeyDataset
 
 from vqafusion import VqaFusionPipeline
-from vqafusion.pipeline_vqafusion import spread_attention
+from vqafusion.pipeline_vqafusion import draw_overlay, spread_attention
 
 QUESTION = "what color is the circle?"
 
@@ -24,20 +31,129 @@ def test_ranked_answers_are_the_models(pipe, model, processor):
     assert len(pipe(draw(), QUESTION, top_k=2)) == 2 and len(pipe(draw(), QUESTION, top_k=100)) == 6
 
 
+def same(found, expected):
+    """The same answers in the same order, with probabilities that agree to 1e-5."""
+    found, expected = list(found), list(expected)
+    assert [[a["answer"] for a in one] for one in found] == [[a["answer"] for a in one] for one in expected]
+    for one, other in zip(found, expected):
+        assert [a["score"] for a in one] == pytest.approx([a["score"] for a in other], abs=1e-5)
+
+
 def test_lists_and_batches_give_what_single_calls_give(pipe):
-    inputs = [{"image": draw(), "question": QUESTION}, {"image": draw("blue"), "question": "how many?"}]
+    inputs = [{"image": draw(c), "question": q} for c in ("red", "blue", "gray") for q in (QUESTION, "how many?")]
     expected = [pipe(**one) for one in inputs]
-    for result in (pipe(inputs), pipe(inputs, batch_size=2), list(pipe(one for one in inputs))):
-        for one, other in zip(expected, result):
-            assert [a["answer"] for a in one] == [a["answer"] for a in other]
-            assert [a["score"] for a in one] == pytest.approx([a["score"] for a in other], abs=1e-5)
+    for size in (1, 2, 8):
+        same(pipe(inputs, batch_size=size), expected)
+        same(pipe((one for one in inputs), batch_size=size), expected)
+    same(pipe(tuple(inputs), num_workers=1), expected)
+    assert pipe([]) == []
+
+
+def test_images_and_questions_multiply(pipe):
+    images, questions = [draw(), draw("blue"), draw("gray")], [QUESTION, "how many?"]
+    single = {(i, j): pipe(images[i], questions[j]) for i in range(3) for j in range(2)}
+    same(pipe(images[0], questions), [single[0, 0], single[0, 1]])
+    same(pipe(images, QUESTION, batch_size=2), [single[i, 0] for i in range(3)])
+    same(pipe(image=images, question=questions), [single[i, j] for j in range(2) for i in range(3)])
+    same(pipe((image for image in images), QUESTION), [single[i, 0] for i in range(3)])
+    with pytest.raises(ValueError, match="as a list"):
+        pipe((image for image in images), questions)
+
+
+def test_columns_of_a_data_set_are_read_as_they_come(pipe):
+    rows = Dataset.from_list([{"image": draw(c), "question": QUESTION} for c in ("red", "blue")])
+    expected = [pipe(row["image"], QUESTION) for row in rows]
+    for images in (KeyDataset(rows, "image"), rows["image"]):
+        answers = pipe(images, QUESTION)
+        assert not isinstance(answers, list)
+        same(answers, expected)
+    same(pipe(rows), expected)
+
+
+def test_every_kind_of_image_gives_the_same_answers(pipe, tmp_path):
+    path = tmp_path / "image.png"
+    draw().save(path)
+    text = base64.b64encode(path.read_bytes()).decode()
+    kinds = [draw(), str(path), path, path.read_bytes(), text, f"data:image/png;base64,{text}", np.asarray(draw())]
+    kinds += [torch.from_numpy(np.array(draw())), {"bytes": path.read_bytes(), "path": None}]
+    expected = pipe(draw(), QUESTION)
+    for kind in kinds:
+        same([pipe({"image": kind, "question": QUESTION})], [expected])
+        if not isinstance(kind, dict):
+            same([pipe(kind, QUESTION)], [expected])
+
+
+@pytest.fixture
+def encoded(pipe):
+    """How many images each forward pass of the vision encoder took."""
+    sizes = []
+    pipe.model.vqafusion.vision_model.register_forward_hook(lambda *call: sizes.append(len(call[2][0])))
+    return sizes
+
+
+def test_an_image_is_encoded_once_for_all_its_questions(pipe, encoded):
+    pipe(draw(), [f"{QUESTION} {n}" for n in range(20)])
+    assert encoded == [1]
+    images = [draw(), draw("blue"), draw("gray")]
+    pipe([{"image": image, "question": q} for image in images for q in (QUESTION, "how many?")], batch_size=2)
+    assert encoded == [1, 2, 1]
+    pipe(images, [QUESTION, "how many?"], batch_size=8)
+    assert encoded == [1, 2, 1, 3]
+
+
+def test_more_questions_than_fit_a_pass(pipe, encoded, monkeypatch):
+    monkeypatch.setattr("vqafusion.pipeline_vqafusion.QUESTIONS_PER_PASS", 3)
+    questions = [f"how many {n}?" for n in range(7)]
+    same(pipe(draw(), questions), [pipe(draw(), question) for question in questions])
+    assert encoded == [1] * 10
+
+
+def test_the_end_of_a_long_question_is_said_not_to_be_read(pipe, caplog):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        pipe(draw(), "how many shapes are there " * 30)
+        pipe(draw(), "how many shapes are there")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if "not read" in record.getMessage()] == [
+        "a question is longer than 64 tokens, and its end is not read: "
+        + ("how many shapes are there " * 30)[:60]
+        + "…"
+    ]
 
 
 def test_attention_has_the_images_size(pipe):
     (first, *rest) = pipe(draw(size=(60, 30)), QUESTION, return_attention=True)
     assert first["attention"].shape == (30, 60)
     assert first["attention"].max() == pytest.approx(1) and first["attention"].min() >= 0
-    assert not any("attention" in answer for answer in rest)
+    assert first["overlay"].size == (60, 30)
+    assert not any("attention" in answer or "overlay" in answer for answer in rest)
+    one, two = pipe(draw(), [QUESTION, "how many?"], return_attention=True)
+    assert np.allclose(two[0]["attention"], pipe(draw(), "how many?", return_attention=True)[0]["attention"], atol=1e-4)
+
+
+def test_without_opencv_only_the_overlay_is_missing(pipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    (first, *_) = pipe(draw(), QUESTION, return_attention=True)
+    assert "attention" in first and "overlay" not in first
+    with pytest.raises(ImportError, match="opencv-python-headless"):
+        draw_overlay(draw(), first["attention"])
+
+
+def test_overlay_is_red_where_attention_is_and_blue_elsewhere():
+    attention = np.zeros((40, 48), dtype=np.float32)
+    attention[:, 24:] = 0.9
+    pixels = np.asarray(draw_overlay(Image.new("RGB", (48, 40), "gray"), attention)).astype(int)
+    cold, hot = pixels[20, 5], pixels[20, 40]
+    assert cold[2] > cold[0] and hot[0] > hot[2]
+    unchanged = draw_overlay(draw(), attention, strength=0)
+    assert np.array_equal(np.asarray(unchanged), np.asarray(draw()))
+
+
+def test_sizes_must_fit():
+    with pytest.raises(ValueError, match="does not fit"):
+        draw_overlay(draw(), np.zeros((3, 3)))
 
 
 def test_attention_lies_where_its_patch_is():
@@ -54,6 +170,22 @@ def test_attention_lies_where_its_patch_is():
 def test_empty_questions_are_refused(pipe, question):
     with pytest.raises(ValueError, match="question is empty"):
         pipe({"image": draw(), "question": question})
+
+
+@pytest.mark.parametrize("inputs", [draw(), {"image": draw()}, [draw()], [{"question": QUESTION}]])
+def test_an_image_without_question_is_refused(pipe, inputs):
+    with pytest.raises(ValueError, match="an image and a question"):
+        pipe(inputs)
+
+
+def test_arguments_of_the_former_pipeline_are_taken(pipe):
+    same([pipe(draw(), QUESTION, padding=False, truncation=False, timeout=3.0)], [pipe(draw(), QUESTION)])
+
+
+def test_compiled(pipe):
+    expected = pipe(draw(), QUESTION)
+    pipe.model = torch.compile(pipe.model, backend="eager")
+    same([pipe(draw(), QUESTION)], [expected])
 
 
 @pytest.mark.parametrize("arguments", [{"top_k": 0}, {"top_k": "3"}, {"colour": 1}])
