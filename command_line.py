@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import json
 import os
 import sys
 from contextlib import contextmanager
@@ -98,6 +99,12 @@ def whole_file(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(file, data):
+    """Write `data` as a JSON file that is whole or not there."""
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(data, indent=1))
 
 
 def keep_freed_memory():

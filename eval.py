@@ -5,14 +5,13 @@ python eval.py --model DIR --dataset vqa_v2 --data_dir DIR --split val2014 --out
 python eval.py --baseline prior --train_split train2014 --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir OUT
 """
 
-import json
 from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, whole_file, writable_folder
+from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
 from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import ceiling, prior_answers
 from vqafusion.data_prep.encode import VqaCollator, encode
@@ -79,11 +78,6 @@ def predict(model, loader):
     return [[model.config.id2label[label] for label in labels] for labels in ranked]
 
 
-def write_json(file, data):
-    with whole_file(file) as temporary:
-        temporary.write_text(json.dumps(data, indent=1))
-
-
 def print_table(metrics):
     rows = [
         ("overall", metrics["overall"]),
@@ -117,7 +111,7 @@ def main(argv=None):
         ranked, extra = answer(args, dataset)
 
     metrics = vqa_accuracy(ranked, dataset["answers"], dataset["answer_type"], dataset["question_type"])
-    metrics.update(extra, questions=len(dataset))
+    metrics.update(extra, questions=len(dataset), dataset=args.dataset, split=args.split)
     predictions = [{"question_id": key, "answer": best[0]} for key, best in zip(dataset["question_id"], ranked)]
     write_json(output_dir / "metrics.json", metrics)
     write_json(output_dir / "predictions.json", predictions)

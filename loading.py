@@ -1,5 +1,7 @@
 """Saved models for this project's own scripts: the installed classes, never the code that lies in the folder."""
 
+from pathlib import Path
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -28,9 +30,23 @@ def load_model(name):
 
     Raises:
         ValueError: the folder or repository holds no VQAFusion model.
-        OSError: there is no such folder or repository.
+        HubError: there is no such repository, or it cannot be fetched; the message says what to do.
     """
+    name = name if Path(name).is_dir() else _fetched(name)
     config = AutoConfig.from_pretrained(name)
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
     return VqaFusionProcessor.from_pretrained(name), VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
+
+
+def _fetched(name):
+    """The folder in the cache with a repository's weights and settings, without its code."""
+    from huggingface_hub import snapshot_download
+
+    from .sharing.push import check_repo
+    from .sharing.retries import patiently
+
+    if "/" not in name or name.startswith(("/", ".")):
+        raise ValueError(f"{name} is neither a folder nor a name on the Hub (user/name)")
+    check_repo(name)
+    return patiently(name, snapshot_download, name, allow_patterns=["*.json", "*.safetensors", "*.txt"])

@@ -6,6 +6,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from transformers import (
     AutoConfig,
@@ -16,7 +17,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder
+from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
@@ -34,6 +35,7 @@ from vqafusion.trainer import (
     start_at_frequencies,
 )
 
+NOT_ANSWER_TYPES = {"overall", "top_5", "loss", "runtime", "samples_per_second", "steps_per_second"}
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
 
@@ -186,6 +188,49 @@ def checkpoint(resume, output_dir):
     return resume
 
 
+def hub_destination(args):
+    """
+    Where the model goes when it is trained, and with which token; both None without --push_to_hub. Asked of the Hub
+    now, not after hours of training. `Trainer` does not hear of it: it would push pickles, and keep the token.
+    """
+    if not args.push_to_hub:
+        return None, None
+    if not args.hub_model_id:
+        raise ValueError("--push_to_hub needs --hub_model_id user/name")
+    from vqafusion.sharing.push import check_access
+
+    token = args.hub_token
+    check_access(args.hub_model_id, token)
+    args.push_to_hub, args.hub_token = False, None
+    return args.hub_model_id, token
+
+
+def record(data, model_arguments, args):
+    """The arguments that made a model, without what belongs to the machine: folders, and paths to encoders."""
+    given = {**vars(data), **vars(model_arguments)}
+    defaults = VqaTrainingArguments(output_dir=args.output_dir).to_dict()
+    given |= {name: value for name, value in args.to_dict().items() if value != defaults.get(name)}
+    paths = ("answer_list", "vision_model", "text_model")
+    given |= {name: Path(given[name]).name for name in paths if given[name] and Path(given[name]).exists()}
+    if given["vision_config"]:
+        given["vision_model"] = given["text_model"] = None
+    machine = ("data_dir", "image_states_dir", "logging_dir", "resume_from_checkpoint", "run_name", "use_cpu")
+    return {name: value for name, value in given.items() if name not in machine and not name.startswith("hub_")}
+
+
+def best_evaluation(state):
+    """Of a `TrainerState`: the scores of the checkpoint that was kept, as eval.py writes them; None without any."""
+    for entry in state.log_history:
+        if entry["step"] == state.best_global_step and "eval_overall" in entry:
+            by_type = {
+                name.removeprefix("eval_"): entry[name]
+                for name in entry
+                if name.startswith("eval_") and name.removeprefix("eval_") not in NOT_ANSWER_TYPES
+            }
+            return {"overall": entry["eval_overall"], "per_answer_type": by_type, "top_5": entry["eval_top_5"]}
+    return None
+
+
 @one_line_errors
 def main(argv=None):
     data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
@@ -194,6 +239,7 @@ def main(argv=None):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
     args.answer_sampling = _json(args, "answer_sampling")
     check_shares(args.answer_sampling)
+    repo, token = hub_destination(args)
     output_dir = writable_folder(args.output_dir)
     resume = checkpoint(args.resume_from_checkpoint, output_dir)
     set_seed(args.seed)
@@ -235,6 +281,12 @@ def main(argv=None):
     trainer.save_model(output_dir)
     if trainer.is_world_process_zero():
         processor.save_pretrained(output_dir)
+        splits = {"train_split": data.train_split or train_split, "eval_split": data.eval_split or eval_split}
+        write_json(output_dir / "training.json", record(data, model_arguments, args) | splits)
+        if best := best_evaluation(trainer.state):
+            where = {"dataset": data.dataset, "split": splits["eval_split"], "chosen_on_this_split": True}
+            extra = {"questions": len(eval_set), "vocabulary_ceiling": ceiling(eval_set)}
+            write_json(output_dir / "metrics.json", best | extra | where)
     result.metrics["peak_memory_gib"] = peak_memory()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
@@ -242,6 +294,10 @@ def main(argv=None):
     print(
         f"best {args.metric_for_best_model} on the evaluation split: {trainer.state.best_metric}; model: {output_dir}"
     )
+    if repo and trainer.is_world_process_zero():
+        from vqafusion.sharing.push import push_model  # here, since only few runs need it
+
+        print(push_model(output_dir, repo, token=token, private=args.hub_private_repo, revision=args.hub_revision))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""Calls of the Hub that outlast a passing fault, and errors that say what to do."""
+
+import errno
+import time
+
+import httpx2
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+PASSING = (408, 429, 500, 502, 503, 504)  # statuses after which the next try may have more luck
+TRIES = 5
+LONGEST_WAIT = 60  # seconds
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class HubError(OSError):
+    """The Hub refuses or cannot be reached; the message says what to do."""
+
+
+def patiently(repo, call, *args, **kwargs):
+    """
+    Call the Hub, again after passing faults: huggingface_hub itself repeats transfers, but neither commits nor
+    questions about repositories. `Retry-After` is honoured, up to `LONGEST_WAIT` seconds.
+
+    Args:
+        repo (`str`): what to name in an error.
+        call: a function of huggingface_hub, which is given the other arguments.
+
+    Raises:
+        HubError: whatever went wrong, in one line.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            return call(*args, **kwargs)
+        except (httpx2.TransportError, OSError, RuntimeError) as error:
+            fault = _cause(error)
+            if attempt == TRIES or not _may_pass(fault):
+                raise HubError(_explained(repo, error, fault)) from None
+            time.sleep(min(_wanted_wait(fault) or 2 ** (attempt - 1), LONGEST_WAIT))
+
+
+def _cause(error):
+    """The HTTP error behind one that only says that a transfer failed."""
+    cause = error.__cause__
+    return cause if cause is not None and not isinstance(error, (httpx2.HTTPError, OfflineModeIsEnabled)) else error
+
+
+def _status(error):
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _may_pass(error):
+    if isinstance(error, HfHubHTTPError):
+        return _status(error) in PASSING
+    return isinstance(error, httpx2.TransportError)
+
+
+def _wanted_wait(error):
+    wanted = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    return int(wanted) if wanted.isdigit() else None
+
+
+def _explained(repo, error, fault):
+    status = _status(fault)
+    if isinstance(fault, OfflineModeIsEnabled):
+        return f"{repo} cannot be reached while HF_HUB_OFFLINE is set: unset it to ask the Hub"
+    if getattr(fault, "errno", None) in NO_ROOM or getattr(error, "errno", None) in NO_ROOM:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return f"no room for {repo} in {HF_HUB_CACHE}: make room there, or set HF_HOME to another disk; run it again"
+    if status == 401 and not isinstance(fault, RepositoryNotFoundError):
+        return "the Hub does not know your token: run `hf auth login`, or set HF_TOKEN to one of yours"
+    if isinstance(fault, RevisionNotFoundError):
+        return f"{repo} has no such revision"
+    if isinstance(fault, RepositoryNotFoundError) or status == 404:
+        return f"there is no {repo} on the Hub, or your token may not see it: check the name, or run `hf auth login`"
+    if status == 403:
+        return f"your token may not write to {repo}: use a token with write access, or a name of your own"
+    if status == 429:
+        return f"the Hub asks to wait before {repo} is asked for again (429): run it again later"
+    if status is not None:
+        return f"the Hub cannot answer for {repo} ({status}): run it again later; what it has is not sent again"
+    if isinstance(error, LocalEntryNotFoundError):
+        return f"{repo} is not in the cache, and the Hub cannot be reached: check the connection, and run it again"
+    reason = " ".join(str(fault).split()) or type(fault).__name__
+    return f"the connection to the Hub ended ({reason}): run it again; what arrived of {repo} is not sent again"

@@ -1,0 +1,243 @@
+"""From a trained folder to answers on another machine, through a Hub on loopback and the real client."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, draw
+from hub_server import Fault, HubServer
+from test_command_line import TINY
+from test_data_prep import write_vqa_v2
+
+from vqafusion.loading import load_model
+from vqafusion.modeling_vqafusion import HUB_FILES
+from vqafusion.sharing.push import check_as_stranger, check_repo
+
+REPO, TOKEN = "alice/tiny", "hf_alice"
+QUESTION = "what color is the circle?"
+# The interpreter of somebody who has only transformers, torch, pillow and numpy; CI sets it. Else this one, in which
+# the package is hidden: without site's .pth files the editable install is not found.
+STRANGER = os.environ.get("STRANGER_PYTHON")
+PACKAGES = [path for path in sys.path if path.endswith("site-packages")]
+HIDE = "" if STRANGER else f"import sys; sys.path += {PACKAGES!r}\nsys.modules['vqafusion'] = None\n"
+ASK = """
+import json, sys
+from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor, pipeline
+repo, image, question, revision = sys.argv[1:]
+known = {"trust_remote_code": True, "revision": revision}
+processor = AutoProcessor.from_pretrained(repo, **known)
+model = AutoModelForVisualQuestionAnswering.from_pretrained(repo, **known).eval()
+logits = model(**processor(images=image, text=question)).logits
+pipe = pipeline("visual-question-answering", model=repo, **known)
+print(json.dumps({
+    "answers": pipe(image=image, question=question),
+    "probabilities": model.probabilities(logits)[0].tolist(),
+    "types": [type(AutoModel.from_pretrained(repo, **known)).__name__, AutoConfig.from_pretrained(repo, **known).model_type],
+}))
+"""  # noqa: E501
+
+
+@pytest.fixture
+def hub():
+    with HubServer({TOKEN: "alice", "hf_bob": "bob"}) as server:
+        yield server
+
+
+def run(command, hub, home, token=TOKEN, **environment):
+    return subprocess.run(
+        list(map(str, command)), cwd=home, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+        env=os.environ | hub.environment(token, home) | environment,
+    )  # fmt: skip
+
+
+def push(hub, home, *arguments, **more):
+    return run([sys.executable, "-m", "vqafusion.sharing.push", *arguments], hub, home, **more)
+
+
+def ask(hub, home, image, revision="main", **environment):
+    command = [STRANGER, "-c"] if STRANGER else [sys.executable, "-S", "-c"]
+    result = run([*command, HIDE + ASK, REPO, image, QUESTION, revision], hub, home, token="", **environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def uploaded(hub):
+    return sum(request.size for request in hub.requests if request.method == "PUT")
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_train_push_load_by_name_pinned_and_offline(hub, home, tmp_path):
+    write_vqa_v2(tmp_path / "data", images=4)
+    recipe = {**TINY, "data_dir": str(tmp_path / "data"), "max_steps": 2, "output_dir": str(tmp_path / "model")}
+    recipe |= {"push_to_hub": True, "hub_model_id": REPO, "hub_token": TOKEN}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    result = run([sys.executable, ROOT / "train.py", tmp_path / "recipe.json"], hub, home, token="none")
+    assert result.returncode == 0, result.stderr[-3000:]
+    repo = hub.repos["model", REPO]
+    expected = {"README.md", "model.safetensors", "config.json", "metrics.json", "training.json", *HUB_FILES}
+    assert expected <= set(repo.files) and not [name for name in repo.files if name.endswith((".bin", ".pt", ".pth"))]
+    kept = [file.read_bytes() for file in (tmp_path / "model").rglob("*") if file.is_file()]
+    pushed = repo.files.values()
+    assert not any(TOKEN.encode() in text for text in (result.stdout.encode(), result.stderr.encode(), *kept, *pushed))
+    assert not any(str(tmp_path).encode() in text for text in pushed)
+
+    draw().save(tmp_path / "image.png")
+    processor, model = load_model(str(tmp_path / "model"))
+    probabilities = model.probabilities(model(**processor(images=draw(), text=QUESTION)).logits)[0].tolist()
+    ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:5]
+    commit = repo.refs["main"]
+    for revision, more in (("main", {}), (commit, {}), (commit, {"HF_HUB_OFFLINE": "1"})):
+        found = ask(hub, home, tmp_path / "image.png", revision, **more)
+        assert found["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+        assert [a["answer"] for a in found["answers"]] == [model.config.id2label[i] for i in ranked]
+        assert [a["score"] for a in found["answers"]] == pytest.approx([probabilities[i] for i in ranked], abs=1e-5)
+        assert found["types"] == ["VqaFusionModel", "vqafusion"]
+
+
+def test_a_second_push_sends_nothing(hub, home, saved):
+    first = push(hub, home, saved, REPO)
+    assert first.returncode == 0, first.stderr
+    assert hub.url in first.stdout
+    commits, sent = len(hub.repos["model", REPO].commits), uploaded(hub)
+    assert sent > 10_000
+    assert push(hub, home, saved, REPO).returncode == 0
+    assert (len(hub.repos["model", REPO].commits), uploaded(hub)) == (commits, sent)
+
+
+def test_branches_pull_requests_and_private_repositories(hub, home, saved):
+    assert push(hub, home, saved, REPO, "--private", "--revision", "trial").returncode == 0
+    repo = hub.repos["model", REPO]
+    assert repo.private and "model.safetensors" in repo.at("trial").files and "model.safetensors" not in repo.files
+    assert push(hub, home, saved, REPO, "--create_pr").returncode == 0
+    assert "model.safetensors" in repo.at("refs/pr/1").files and "model.safetensors" not in repo.files
+
+
+def test_the_cards_lines_run_and_say_what_is_known(hub, home, saved, tmp_path):
+    scores = {"overall": 40.0, "per_answer_type": {"other": 40.0}, "top_5": 80.0, "questions": 9, "split": "s"}
+    (tmp_path / "metrics.json").write_text(json.dumps(scores))
+    (tmp_path / "blind.json").write_text(json.dumps({**scores, "overall": 30.0}))
+    results = ("--metrics", tmp_path / "metrics.json", "--blind", tmp_path / "blind.json")
+    assert push(hub, home, saved, REPO, *results).returncode == 0
+    card = hub.repos["model", REPO].files["README.md"].decode()
+    assert "| this model | 40.00 |" in card and "| blind: the same without the image | 30.00 |" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(code.splitlines()) == 5
+    result = run([sys.executable, "-S", "-c", HIDE + code], hub, home, token="")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(result.stdout.splitlines()) == 5 and "%" in result.stdout
+
+
+def test_a_model_whose_code_gives_other_answers_is_not_pushed(saved, tmp_path):
+    processor, model = load_model(str(saved))
+    draw().save(saved / "example.png")
+    check_as_stranger(saved, processor, model)
+    code = (saved / "modeling_vqafusion.py").read_text()
+    (saved / "modeling_vqafusion.py").write_text(
+        code.replace("return logits.sigmoid()", "return (2 * logits).sigmoid()")
+    )
+    with pytest.raises(ValueError, match="other answers"):
+        check_as_stranger(saved, processor, model)
+    (saved / "modeling_vqafusion.py").write_text("import vqafusion\n" + code)
+    with pytest.raises(ValueError, match="does not load"):
+        check_as_stranger(saved, processor, model)
+
+
+@pytest.mark.parametrize("name", ["bare", "a/b/c", "alice/ti ny", "alice/..", "../../etc"])
+def test_impossible_names(name):
+    with pytest.raises(ValueError, match=re.escape(repr(name))):
+        check_repo(name)
+
+
+REFUSALS = {
+    "wrong token": ({"token": "hf_wrong"}, [], "hf auth login"),
+    "no permission": ({"token": "hf_bob"}, [], "your token may not write to alice/tiny"),
+    "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
+    "too many requests": ({}, [Fault("POST", "/commit/", 429, 9, retry_after=0)], "asks to wait"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_are_one_line_and_leave_nothing(hub, home, saved, name):
+    more, hub.faults[:], words = REFUSALS[name]
+    result = push(hub, home, saved, REPO, **more)
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.strip().splitlines()[-1:]) == 1 and words in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr and "hf_" not in result.stderr.replace("hf_hub", "")
+    assert ("model", REPO) not in hub.repos or "model.safetensors" not in hub.repos["model", REPO].files
+
+
+PASSING = {
+    "503 twice": [Fault("POST", "/commit/", 503, 2), Fault("POST", "repos/create", 503, 2)],
+    "429": [Fault("POST", "/commit/", 429, 1, retry_after=1)],
+    "cut upload": [Fault("PUT", "/lfs/", "cut", 1)],
+    "cut commit": [Fault("POST", "/commit/", "cut", 1)],
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_passing_faults_are_outlasted(hub, home, saved, name):
+    hub.faults[:] = PASSING[name]
+    result = push(hub, home, saved, REPO)
+    assert result.returncode == 0, result.stderr
+    assert not hub.faults or all(fault.times == 0 for fault in hub.faults)
+    assert "model.safetensors" in hub.repos["model", REPO].files and len(hub.repos["model", REPO].commits) == 2
+
+
+def test_a_cut_download_is_repeated_and_a_full_disk_named(hub, home, saved, tmp_path):
+    assert push(hub, home, saved, REPO).returncode == 0
+    draw().save(tmp_path / "image.png")
+    command = [sys.executable, ROOT / "infer.py", "--model", REPO, "--image", tmp_path / "image.png"]
+    command += ["--question", QUESTION]
+    # No file may grow beyond 64 KiB, as on a disk that is full.
+    limited = ["bash", "-c", 'ulimit -f 64; exec "$@"', "limited", *command]
+    result = run(limited, hub, home, token="", PYTHONDONTWRITEBYTECODE="1")
+    assert result.returncode == 2 and "no room for alice/tiny" in result.stderr.strip().splitlines()[-1], result.stderr
+    assert not list(home.rglob("snapshots/*/model.safetensors"))
+    hub.faults.append(Fault("GET", "/resolve/.*safetensors", "cut"))
+    result = run(command, hub, home, token="")
+    assert result.returncode == 0 and "%" in result.stdout, result.stderr
+    result = run(command, hub, home, token="", HF_HUB_OFFLINE="1")
+    assert result.returncode == 0, result.stderr
+    command[command.index(REPO)] = "alice/other"
+    for more, words in (
+        ({}, "no alice/other on the Hub"),
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+    ):
+        result = run(command, hub, home, token="", **more)
+        assert result.returncode == 2 and words in result.stderr.strip().splitlines()[-1], result.stderr
+
+
+def test_the_metric_loads_from_its_space(hub, home):
+    result = push(hub, home, "--metric", "alice/my_vqa_accuracy")
+    assert result.returncode == 0, result.stderr
+    files = hub.repos["space", "alice/my_vqa_accuracy"].files
+    assert b"alice/my_vqa_accuracy" in files["app.py"] and b"gradio" in files["requirements.txt"]
+    assert b"user/vqa_accuracy" not in files["README.md"]
+    code = (
+        "import evaluate; m = evaluate.load('alice/my_vqa_accuracy');"
+        "print(m.compute(predictions=['Cat.'], references=[['cat'] * 3 + ['dog'] * 7])['overall'])"
+    )
+    result = run([sys.executable, "-S", "-c", HIDE + code], hub, home, token="")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split()[-1] == "90.0"
+
+
+def test_a_folder_without_model_and_bad_usage(hub, home, saved, tmp_path):
+    shutil.rmtree(saved)
+    for arguments, words in (
+        ((tmp_path, REPO), "no config.json"),
+        ((tmp_path,), "give a folder and user/name"),
+        ((), "give a folder and user/name"),
+        ((tmp_path, REPO, "--metrics", tmp_path / "none.json"), "none.json"),
+    ):
+        result = push(hub, home, *arguments)
+        assert result.returncode == 2 and words in result.stderr.strip().splitlines()[-1], result.stderr
