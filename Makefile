@@ -1,7 +1,9 @@
-# make demo · make test · make lint · make setup, each on a fresh clone with nothing done before.
+# make demo · make test · make hub · make lint · make setup, each on a fresh clone with nothing done before.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO := runs/demo
+# The oldest and the newest transformers with which a pushed model is known to load; setup.cfg names the range.
+TRANSFORMERS := 5.6.0 5.24.0
 
 demo: setup
 	$(PYTHON) train.py recipes/easy_vqa.yaml --output_dir $(DEMO)/model --resume_from_checkpoint auto
@@ -13,6 +15,15 @@ demo: setup
 
 test: setup lint
 	$(PYTHON) -m pytest
+
+# A pushed model, loaded by somebody who has only transformers, torch, Pillow and numpy.
+hub: setup
+	python3 -m venv .venv-hub
+	.venv-hub/bin/pip install -q torch==2.13.0 pillow numpy
+	for version in $(TRANSFORMERS); do \
+		.venv-hub/bin/pip install -q transformers==$$version || exit 1; \
+		STRANGER_PYTHON=$$PWD/.venv-hub/bin/python $(PYTHON) -m pytest tests/test_push.py -k pinned || exit 1; \
+	done
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -26,4 +37,4 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/pip install -q -e '.[test]' -c constraints.txt
 	@touch $@
 
-.PHONY: demo test lint setup
+.PHONY: demo test hub lint setup
