@@ -38,3 +38,13 @@ def test_image_states(tmp_path):
     result = json.loads((tmp_path / "out").read_text())
     assert result["storing_over_bare"] > 0 and result["pixels_over_states"] > 0
     assert result["bare"]["batch"] in (4, 8, 16, 32) and len(result["step_from_states_seconds"]) == 1
+
+
+def test_questions_per_image(tmp_path):
+    command = [sys.executable, "benchmarks/questions_per_image.py", "--rounds", "1", "--questions", "2"]
+    run = subprocess.run(
+        [*command, "--output", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    result = json.loads((tmp_path / "out").read_text())
+    assert result["one_image_over_separate"] > 0 and len(result["questions_per_second"]["one_image"]) == 1
