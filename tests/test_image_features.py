@@ -101,7 +101,7 @@ model.vision_model.register_forward_hook(lambda *call: time.sleep(0.05))
 processor = VqaFusionProcessor.from_pretrained(sys.argv[2])
 rows = load_split("vqa_v2", "toy2014", sys.argv[3])
 image_features.cache_image_states(rows, model, processor.image_processor, sys.argv[4], batch_size=2, num_threads=1)
-sys.stdout.write(f"processes: {image_features.PartialState().num_processes}\n")  # in one piece
+sys.stdout.write(f"processes: {image_features.PartialState().num_processes}\\n")  # in one piece
 """
 
 
