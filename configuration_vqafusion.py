@@ -3,6 +3,14 @@
 from transformers import AutoConfig, CLIPVisionConfig, DistilBertConfig
 from transformers.configuration_utils import PreTrainedConfig
 
+# What the Auto classes load from a saved folder.
+HUB_CLASSES = {
+    "AutoConfig": "configuration_vqafusion.VqaFusionConfig",
+    "AutoModel": "modeling_vqafusion.VqaFusionModel",
+    "AutoModelForVisualQuestionAnswering": "modeling_vqafusion.VqaFusionForVisualQuestionAnswering",
+    "AutoProcessor": "processing_vqafusion.VqaFusionProcessor",
+}
+
 
 class VqaFusionConfig(PreTrainedConfig):
     """
@@ -95,3 +103,12 @@ def _encoder_config(config, default_class):
             raise ValueError("a nested encoder configuration needs a 'model_type', e.g. 'clip_vision_model'")
         return AutoConfig.for_model(**config)
     return config
+
+
+def hidden_width(config):
+    """Width of an encoder's last hidden state, which transformers' configurations name in three ways."""
+    for name in ("hidden_size", "hidden_sizes", "hidden_dim"):
+        width = getattr(config, name, None)
+        if width is not None:
+            return width[-1] if isinstance(width, (list, tuple)) else width
+    raise ValueError(f"a {config.model_type!r} configuration does not say how wide its last hidden state is")

@@ -43,8 +43,7 @@ def _fetched(name):
     """The folder in the cache with a repository's weights and settings, without its code."""
     from huggingface_hub import snapshot_download
 
-    from .sharing.push import check_repo
-    from .sharing.retries import patiently
+    from .sharing.retries import check_repo, patiently
 
     if "/" not in name or name.startswith(("/", ".")):
         raise ValueError(f"{name} is neither a folder nor a name on the Hub (user/name)")

@@ -13,15 +13,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_vqafusion import VqaFusionConfig
+from .configuration_vqafusion import HUB_CLASSES, VqaFusionConfig, hidden_width
 
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "modeling", "processing", "pipeline")]
-HUB_CLASSES = {
-    "AutoConfig": "configuration_vqafusion.VqaFusionConfig",
-    "AutoModel": "modeling_vqafusion.VqaFusionModel",
-    "AutoModelForVisualQuestionAnswering": "modeling_vqafusion.VqaFusionForVisualQuestionAnswering",
-    "AutoProcessor": "processing_vqafusion.VqaFusionProcessor",
-}
 
 
 @dataclass
@@ -166,8 +160,8 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         super().__init__(config)
         self.vision_model = AutoModel.from_config(config.vision_config)
         self.text_model = AutoModel.from_config(config.text_config)
-        self.image_projection = _project(_width(config.vision_config), config)
-        self.question_projection = _project(_width(config.text_config), config)
+        self.image_projection = _project(hidden_width(config.vision_config), config)
+        self.question_projection = _project(hidden_width(config.text_config), config)
         self.fusion_layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_fusion_layers))
         self.question_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.image_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -390,15 +384,6 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         side = isqrt(weights.shape[-1])
         grid = weights[:, -(side**2) :]
         return (grid / grid.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
-
-
-def _width(config):
-    """Width of an encoder's last hidden state, which transformers' configurations name in three ways."""
-    for name in ("hidden_size", "hidden_sizes", "hidden_dim"):
-        width = getattr(config, name, None)
-        if width is not None:
-            return width[-1] if isinstance(width, (list, tuple)) else width
-    raise ValueError(f"a {config.model_type!r} configuration does not say how wide its last hidden state is")
 
 
 def _project(width, config):

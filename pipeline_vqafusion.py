@@ -69,25 +69,21 @@ class VqaFusionPipeline(Pipeline):
         Raises:
             ValueError: an empty question, an image that cannot be read, a bad argument.
         """
-        one_image, one_question = _is_one(image), isinstance(question, str)
-        if question is None:
-            pairs = [_pair(image)] if one_image else map(_pair, image)
-        else:
-            questions, images = [question] if one_question else list(question), [image] if one_image else image
-            if not (one_question or one_image or isinstance(image, (list, tuple))):
-                raise ValueError("several questions about several images need the images as a list")
-            pairs = ((one, asked) for one in images for asked in questions)
+        one_image, one_question = _is_one(image), question is None or isinstance(question, str)
         in_memory = one_image or isinstance(image, (list, tuple))
+        images, questions = [image] if one_image else image, [question] if one_question else list(question)
+        if not (in_memory or one_question):
+            raise ValueError("several questions about several images need the images as a list")
+        pairs = map(_pair, images) if question is None else ((one, asked) for one in images for asked in questions)
         batches = _batches(pairs, batch_size or self._batch_size or 1)
         if not in_memory:
             return (answers for batch in super().__call__(batches, **kwargs) for answers in batch)
         batches = list(batches)
         results = [answers for batch in super().__call__(batches, **kwargs) for answers in batch] if batches else []
-        if one_image and (one_question or question is None):
-            return results[0]
-        if not (one_image or one_question or question is None):
-            results = [answers for first in range(len(questions)) for answers in results[first :: len(questions)]]
-        return results
+        if one_image:
+            return results[0] if one_question else results
+        # The images came one after the other, so that each is encoded once; the answers go question by question.
+        return [answers for first in range(len(questions)) for answers in results[first :: len(questions)]]
 
     def preprocess(self, inputs):
         questions = [question for _, asked in inputs for question in asked]

@@ -35,7 +35,6 @@ from vqafusion.trainer import (
     start_at_frequencies,
 )
 
-NOT_ANSWER_TYPES = {"overall", "top_5", "loss", "runtime", "samples_per_second", "steps_per_second"}
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
 
@@ -214,19 +213,15 @@ def record(data, model_arguments, args):
     given |= {name: Path(given[name]).name for name in paths if given[name] and Path(given[name]).exists()}
     if given["vision_config"]:
         given["vision_model"] = given["text_model"] = None
-    machine = ("data_dir", "image_states_dir", "logging_dir", "resume_from_checkpoint", "run_name", "use_cpu")
+    machine = ("data_dir", "image_states_dir", "resume_from_checkpoint", "run_name", "use_cpu")
     return {name: value for name, value in given.items() if name not in machine and not name.startswith("hub_")}
 
 
-def best_evaluation(state):
+def best_evaluation(state, answer_types):
     """Of a `TrainerState`: the scores of the checkpoint that was kept, as eval.py writes them; None without any."""
     for entry in state.log_history:
         if entry["step"] == state.best_global_step and "eval_overall" in entry:
-            by_type = {
-                name.removeprefix("eval_"): entry[name]
-                for name in entry
-                if name.startswith("eval_") and name.removeprefix("eval_") not in NOT_ANSWER_TYPES
-            }
+            by_type = {kind: entry[f"eval_{kind}"] for kind in answer_types}
             return {"overall": entry["eval_overall"], "per_answer_type": by_type, "top_5": entry["eval_top_5"]}
     return None
 
@@ -244,11 +239,12 @@ def main(argv=None):
     resume = checkpoint(args.resume_from_checkpoint, output_dir)
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
+    data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
     train_set, eval_set = (
         load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
-        for split in (data.train_split or train_split, data.eval_split or eval_split)
+        for split in (data.train_split, data.eval_split)
     )
-    check_answered(eval_set, data.eval_split or eval_split)
+    check_answered(eval_set, data.eval_split)
     train_set = train_set.select(range(min(data.max_train_samples or len(train_set), len(train_set))))
     eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
     processor, model = build(data, model_arguments, train_set)
@@ -256,8 +252,9 @@ def main(argv=None):
     length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
+    most = {"training": ceiling(train_set), "evaluation": ceiling(eval_set)}
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
-        print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {ceiling(rows):.2f} % accuracy")
+        print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
 
@@ -281,11 +278,10 @@ def main(argv=None):
     trainer.save_model(output_dir)
     if trainer.is_world_process_zero():
         processor.save_pretrained(output_dir)
-        splits = {"train_split": data.train_split or train_split, "eval_split": data.eval_split or eval_split}
-        write_json(output_dir / "training.json", record(data, model_arguments, args) | splits)
-        if best := best_evaluation(trainer.state):
-            where = {"dataset": data.dataset, "split": splits["eval_split"], "chosen_on_this_split": True}
-            extra = {"questions": len(eval_set), "vocabulary_ceiling": ceiling(eval_set)}
+        write_json(output_dir / "training.json", record(data, model_arguments, args))
+        if best := best_evaluation(trainer.state, sorted(set(eval_set["answer_type"]))):
+            where = {"dataset": data.dataset, "split": data.eval_split, "chosen_on_this_split": True}
+            extra = {"questions": len(eval_set), "vocabulary_ceiling": most["evaluation"]}
             write_json(output_dir / "metrics.json", best | extra | where)
     result.metrics["peak_memory_gib"] = peak_memory()
     trainer.log_metrics("train", result.metrics)

@@ -20,7 +20,7 @@ import torch
 import yaml
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from vqafusion.command_line import keep_freed_memory
+from vqafusion.command_line import keep_freed_memory, write_json
 from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import VqaCollator, encode
@@ -123,7 +123,7 @@ def main(argv=None):
     }
     print(json.dumps(result, indent=1))
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1))
+    write_json(args.output, result)
 
 
 if __name__ == "__main__":

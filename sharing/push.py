@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..command_line import one_line_errors
-from .retries import HubError, patiently
+from ..command_line import one_line_errors, write_json
+from .retries import check_repo, patiently
 
 TOLERANCE = 1e-5  # between probabilities; both sides compute the same operations in float32
 # Runs in a process that cannot import this package, as on the machine of somebody who has only transformers.
@@ -89,12 +89,12 @@ def push_model(folder, repo, results=None, token=None, **where):
         processor.save_pretrained(staged)
         draw_example().save(staged / "example.png")
         training = _read_results(Path(folder) / "training.json", needed=False)
-        results = {**(results or {})}
-        results["metrics"] = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
-        for name, content in (("training.json", training), ("metrics.json", results["metrics"])):
+        results = results or {}
+        metrics = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
+        for name, content in (("training.json", training), ("metrics.json", metrics)):
             if content:
-                (staged / name).write_text(json.dumps(content, indent=1))
-        (staged / "README.md").write_text(model_card(repo, model.config, training, results))
+                write_json(staged / name, content)
+        (staged / "README.md").write_text(model_card(repo, model.config, training, {**results, "metrics": metrics}))
         check_as_stranger(staged, processor, model)
         return upload(staged, repo, token=token, **where)
 
@@ -112,18 +112,6 @@ def push_metric(repo, token=None, **where):
             text = (source / file).read_text().replace("user/vqa_accuracy", repo)
             (Path(staged) / file).write_text(text.replace("from vqa_accuracy import", f"from {name} import"))
         return upload(Path(staged), repo, kind="space", token=token, **where)
-
-
-def check_repo(repo):
-    """Raise `ValueError` unless this can be the name of a repository, `user/name`."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise ValueError(f"{repo!r} cannot be a name on the Hub: {error}") from None
-    if repo.count("/") != 1:
-        raise ValueError(f"{repo!r} must be user/name, with the user or organisation that it belongs to")
 
 
 def check_access(repo, token=None):
@@ -203,8 +191,6 @@ def _read_results(file, needed=True):
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
-
-__all__ = ["HubError", "check_access", "push_metric", "push_model"]
 
 if __name__ == "__main__":
     main()

@@ -4,13 +4,16 @@ import errno
 import time
 
 import httpx2
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses after which the next try may have more luck
 TRIES = 5
@@ -20,6 +23,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class HubError(OSError):
     """The Hub refuses or cannot be reached; the message says what to do."""
+
+
+def check_repo(repo):
+    """Raise `ValueError` unless this can be the name of a repository, `user/name`."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ValueError(f"{repo!r} cannot be a name on the Hub: {error}") from None
+    if repo.count("/") != 1:
+        raise ValueError(f"{repo!r} must be user/name, with the user or organisation that it belongs to")
 
 
 def patiently(repo, call, *args, **kwargs):
@@ -70,8 +83,6 @@ def _explained(repo, error, fault):
     if isinstance(fault, OfflineModeIsEnabled):
         return f"{repo} cannot be reached while HF_HUB_OFFLINE is set: unset it to ask the Hub"
     if getattr(fault, "errno", None) in NO_ROOM or getattr(error, "errno", None) in NO_ROOM:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
         return f"no room for {repo} in {HF_HUB_CACHE}: make room there, or set HF_HOME to another disk; run it again"
     if status == 401 and not isinstance(fault, RepositoryNotFoundError):
         return "the Hub does not know your token: run `hf auth login`, or set HF_TOKEN to one of yours"

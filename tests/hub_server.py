@@ -7,7 +7,6 @@
 
 The client reads its environment when it is imported, so it needs a process of its own. `HF_HUB_DISABLE_XET=1` is part
 of that environment: where hf_xet is installed the client sends every large file by Xet, whatever a server answers.
-With `lfs=False` no file is large, and the client's other way of `upload_folder`, made for Xet, works here without it.
 
 Written after the sources of huggingface_hub 2.4: hf_api, _commit_api, _upload_pipeline, lfs, file_download, _http.
 """
@@ -17,10 +16,8 @@ import hashlib
 import json
 import re
 import socket
-import struct
 import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,9 +46,7 @@ class Fault:
 
     Args:
         action: a status, or
-            "cut": half of the body is read, or half of the answer sent where there is no body; the connection ends;
-            "reset": the same, ended by a TCP reset, as by a crash;
-            "lost": the request is carried out, and the connection ends without an answer.
+            "cut": half of the body is read, or half of the answer sent where there is no body; the connection ends.
         retry_after: seconds, for the header of that name.
     """
 
@@ -122,35 +117,27 @@ class HubServer:
 
     Args:
         tokens: user name by token. A user writes in the namespace of that name, and alone reads what is private there.
-        lfs: whether large files are stored apart, as on the Hub.
     """
 
-    def __init__(self, tokens, lfs=True):
-        self.tokens, self.lfs = tokens, lfs
+    def __init__(self, tokens):
+        self.tokens = tokens
         self.repos = {}  # ("model", "owner/name") → Repo
         self.requests, self.faults = [], []
-        self.lock, self.port = threading.Lock(), 0
+        self.lock = threading.Lock()
 
-    def start(self):
-        self.listener = Listener(("127.0.0.1", self.port), Handler)
+    def __enter__(self):
+        self.listener = Listener(("127.0.0.1", 0), Handler)
         self.listener.hub, self.listener.connections = self, []
-        self.port = self.listener.server_port  # where a second start is as well
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.listener.server_port}"
         threading.Thread(target=self.listener.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    def stop(self):
+    def __exit__(self, *error):
         self.listener.shutdown()
         self.listener.server_close()
         for connection in self.listener.connections:  # those that clients keep open would go on being served
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-
-    def __enter__(self):
-        return self.start()
-
-    def __exit__(self, *error):
-        self.stop()
 
     def environment(self, token, home):
         """For the client's process: its Hub is this server, its cache is in `home`."""
@@ -232,7 +219,7 @@ class HubServer:
         return f"{self.url}/{'' if repo.kind == 'model' else repo.kind + 's/'}{repo.name}"
 
     def is_large(self, path, size):
-        return self.lfs and size > 0 and (path.endswith(LFS_SUFFIXES) or size > LFS_SIZE)
+        return size > 0 and (path.endswith(LFS_SUFFIXES) or size > LFS_SIZE)
 
     def describe(self, path, data):
         """A file in a listing, with git's hash of it or, where it is large, of the pointer that git has instead."""
@@ -364,7 +351,7 @@ class Handler(BaseHTTPRequestHandler):
                 if fault.times <= 0:
                     hub.faults.remove(fault)
         action = fault and fault.action
-        half, length = action in ("cut", "reset"), int(self.headers.get("Content-Length", 0))
+        half, length = action == "cut", int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length // 2 if half else length)
         whole = len(body) == length  # a client may go away too; what came in part is not carried out
         with hub.lock:
@@ -378,12 +365,12 @@ class Handler(BaseHTTPRequestHandler):
                     status, content, headers = hub.answer(self.command, url.path, query, user, body, part)
             except Refusal as refusal:
                 status, content, headers = refusal.answer
-            answered = whole and not half and action != "lost"
+            answered = whole and not half
             hub.requests.append(Request(self.command, self.path, len(body), user, status if answered else 0))
-        if whole and action != "lost" and not (half and self.command == "HEAD"):  # a HEAD has no half
+        if whole and not (half and self.command == "HEAD"):  # a HEAD has no half
             self.send(status, content if isinstance(content, bytes) else json.dumps(content).encode(), headers, half)
         if not answered:
-            self.hang_up(action == "reset")
+            self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = serve
 
@@ -394,10 +381,3 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if half else content)
-
-    def hang_up(self, reset):
-        self.close_connection = True
-        if reset:
-            time.sleep(0.1)  # a reset throws away what is still on its way
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
