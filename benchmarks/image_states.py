@@ -25,11 +25,15 @@ from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import VqaCollator, encode
 from vqafusion.data_prep.image_features import cache_image_states, pixel_values
+from vqafusion.data_prep.sampling import QuestionSampler
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "vqa_v2_mini.yaml"
-SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "image_pool_size", "frozen_text_layers", "dropout")
+SIZES = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "image_pool_size", "frozen_text_layers", "dropout",
+    "attn_implementation",
+)  # fmt: skip
 
 
 def bare_rate(encoder, pixels, batch, memory_format, seconds):
@@ -67,8 +71,8 @@ def main(argv=None):
     for name in ("data_dir", "split", "vision_model", "text_model"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=512, help="stored in each round")
-    parser.add_argument("--steps", type=int, default=4, help="training steps of each side in each round")
+    parser.add_argument("--images", type=int, default=3072, help="stored in each round")
+    parser.add_argument("--steps", type=int, default=8, help="training steps of each side in each round")
     parser.add_argument("--seconds", type=float, default=10, help="of the bare encoder in each round")
     parser.add_argument("--batch_size", type=int, help="questions per training step; default: the recipe's")
     parser.add_argument("--output", default="runs/image_states.json")
@@ -101,9 +105,10 @@ def main(argv=None):
         bare.append(bare_rate(core.vision_model, pixels, best[0], formats[best[1]], args.seconds))
         storing.append(storing_rate(core, processor.image_processor, rows))
 
-    encoded = encode(rows, processor.tokenizer, model.config.label2id).shuffle(seed=0)
+    encoded = encode(rows, processor.tokenizer, model.config.label2id)
     size = args.batch_size or recipe["per_device_train_batch_size"]
-    batches = [[encoded[i] for i in range(at, at + size)] for at in range(0, size * args.steps, size)]
+    order = list(QuestionSampler(encoded, size, seed=0, group_by_length=True))  # as the recipe does
+    batches = [[encoded[i] for i in order[at : at + size]] for at in range(0, len(order), size)][: args.steps]
     plain = VqaCollator(processor, model.config.num_labels)
     from_pixels, from_states = [], []
     with tempfile.TemporaryDirectory() as folder:

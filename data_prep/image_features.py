@@ -70,7 +70,7 @@ def pixel_values(sources, image_processor):
     return image_processor(images=images, return_tensors="pt")["pixel_values"]
 
 
-def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_threads=None):
+def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, num_threads=None):
     """
     Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
     with several processes (`accelerate launch`; `torchrun` on a CPU) each encodes its share of the shards.
@@ -125,15 +125,23 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     # Every core decodes and encodes batches of its own: no core waits for another in the middle of a layer.
     threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "encode", torch.set_num_threads, (1,))
     with bar, threads:
+        waiting = []  # one shard ahead, so that no core rests while a shard's last batches end and it is written
         for number in mine:
-            states = np.concatenate(list(threads.map(encode, _in_batches(shards[number], batch_size))))
-            with whole_file(folder / _shard_name(number)) as temporary:
-                np.save(temporary, states)
+            waiting.append((number, threads.map(encode, _in_batches(shards[number], batch_size))))
+            if len(waiting) > 1:
+                _write_shard(folder, *waiting.pop(0))
+        for shard in waiting:
+            _write_shard(folder, *shard)
     if process.is_main_process and not (folder / "images.json").exists():
         with whole_file(folder / "images.json") as temporary:
             temporary.write_text(json.dumps(images))
     process.wait_for_everyone()
     return ImageStates(folder)
+
+
+def _write_shard(folder, number, batches):
+    with whole_file(folder / _shard_name(number)) as temporary:
+        np.save(temporary, np.concatenate(list(batches)))
 
 
 def _in_batches(images, size):
