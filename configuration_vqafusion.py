@@ -35,6 +35,7 @@ class VqaFusionConfig(PreTrainedConfig):
         blind (`bool`): never look at the image; the baseline that shows what the questions alone give away.
         answer_loss (`str`): `"bce"`, soft-target binary cross-entropy, or `"ce"`, cross-entropy against the
             targets scaled to sum to one.
+        answer_temperature (`float`): divides the logits before they become probabilities; eval.py fits it.
         initializer_range (`float`): standard deviation of the fusion's initial weights.
         num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.
 
@@ -62,6 +63,7 @@ class VqaFusionConfig(PreTrainedConfig):
         frozen_text_layers=0,
         blind=False,
         answer_loss="bce",
+        answer_temperature=1.0,
         initializer_range=0.02,
         **kwargs,
     ):
@@ -75,6 +77,8 @@ class VqaFusionConfig(PreTrainedConfig):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {answer_loss!r}")
         if num_fusion_layers < 1:
             raise ValueError(f"num_fusion_layers must be at least 1, not {num_fusion_layers}")
+        if not answer_temperature > 0:
+            raise ValueError(f"answer_temperature must be above 0, not {answer_temperature}")
         self.vision_config = _encoder_config(vision_config, CLIPVisionConfig)
         self.text_config = _encoder_config(text_config, DistilBertConfig)
         self.hidden_size = hidden_size
@@ -89,6 +93,7 @@ class VqaFusionConfig(PreTrainedConfig):
         self.frozen_text_layers = frozen_text_layers
         self.blind = blind
         self.answer_loss = answer_loss
+        self.answer_temperature = answer_temperature
         self.initializer_range = initializer_range
         if kwargs.get("id2label") is None:
             kwargs.setdefault("num_labels", 1000)

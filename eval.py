@@ -1,32 +1,40 @@
-"""Evaluate a model with the official VQA accuracy.
+"""Evaluate a model with the official VQA accuracy, and explain what it gets wrong.
 
 python eval.py --model runs/demo/model --dataset easy_vqa --split test --output_dir runs/demo
 python eval.py --model DIR --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir runs/val
 python eval.py --baseline prior --train_split train2014 --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir OUT
+python eval.py --predictions FILE --dataset vqa_v2 --data_dir DIR --split val2014 --output_dir OUT
 """
 
+import webbrowser
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
+from vqafusion.analysis.failures import FAILED_BELOW, categories, count_categories
+from vqafusion.analysis.faithfulness import faithfulness
+from vqafusion.analysis.model_run import ModelRun
+from vqafusion.analysis.records import RECORDS, make_records, read_predictions, read_run, same_questions, write_lines
+from vqafusion.analysis.report import write_report
+from vqafusion.analysis.scores import paired_difference
+from vqafusion.analysis.summary import abstaining, summarize
+from vqafusion.analysis.words import Words
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
 from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import ceiling, prior_answers
-from vqafusion.data_prep.encode import VqaCollator, encode
-from vqafusion.data_prep.image_features import cache_image_states
-from vqafusion.loading import load_model
-from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
-from vqafusion.processing_vqafusion import max_question_length
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
+
+EXPLAINED = ("categories", "heat_map", "blind")  # what failures.jsonl has beyond the records of all questions
 
 
 @dataclass
 class EvalArguments:
     dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
     split: str = field(metadata={"help": "such as test, or val2014; of own data, the file's name"})
-    output_dir: str = field(metadata={"help": "where metrics.json and predictions.json go"})
+    output_dir: str = field(metadata={"help": "where report.html, metrics.json and the rest go"})
     model: str | None = field(default=None, metadata={"help": "name on the Hub or folder"})
+    predictions: str | None = field(
+        default=None, metadata={"help": "instead of a model: answers of any system, in the official result format"}
+    )
     baseline: str | None = field(
         default=None, metadata={"help": "instead of a model: prior, the most frequent answer of each question type"}
     )
@@ -43,80 +51,146 @@ class EvalArguments:
         default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
     )
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions"})
+    blind_run: str | None = field(
+        default=None,
+        metadata={"help": "--output_dir of the blind model's run, to compare with"},
+    )
+    prior_run: str | None = field(default=None, metadata={"help": "--output_dir of the prior's run, to compare with"})
+    fit_temperature: bool = field(
+        default=False,
+        metadata={"help": "fit it on half of the images and keep it in the model's folder"},
+    )
+    abstain_below: float | None = field(
+        default=None, metadata={"help": "below this probability the answer is 'not sure': what would that be worth?"}
+    )
+    wordnet: str | None = field(default=None, metadata={"help": "folder of WordNet, where nltk or Debian has none"})
+    heat_map_questions: int = field(
+        default=0, metadata={"help": "test the heat maps on so many questions, by deletion and insertion"}
+    )
+    open: bool = field(default=False, metadata={"help": "open the report in the browser"})
 
 
-def answer(args, dataset):
-    """Ranked answers of every row, and the best accuracy that the model's vocabulary allows."""
-    processor, model = load_model(args.model)
-    length = max_question_length(model.config, processor.tokenizer)
-    encoded = encode(dataset, processor.tokenizer, model.config.label2id, length, args.preprocessing_num_workers)
-    states = None
-    if args.image_states_dir:
-        states = cache_image_states(encoded, model.vqafusion, processor.image_processor, args.image_states_dir)
-    # Sorted by image, so that each image is encoded once for all its questions.
-    order = sorted(range(len(encoded)), key=list(encoded["image_id"]).__getitem__)
-    collator = VqaCollator(processor, model.config.num_labels, states, blind=model.config.blind)
-    loader = DataLoader(encoded.select(order), args.batch_size, collate_fn=collator)
-    answers = dict(zip(order, predict(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader)))
-    return [answers[index] for index in range(len(dataset))], {"vocabulary_ceiling": ceiling(encoded)}
+def check(args):
+    """Raise `ValueError` for arguments that do not go together."""
+    if sum(value is not None for value in (args.model, args.baseline, args.predictions)) != 1:
+        raise ValueError("give one of --model, --baseline and --predictions")
+    if args.baseline not in (None, "prior") or (args.baseline and not args.train_split):
+        raise ValueError("the one baseline is --baseline prior, with --train_split")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
+    if args.abstain_below is not None and not 0 <= args.abstain_below <= 1:
+        raise ValueError(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
+    if (args.fit_temperature or args.heat_map_questions) and not args.model:
+        raise ValueError("--fit_temperature and --heat_map_questions need a --model")
+    if args.fit_temperature and not Path(args.model).is_dir():
+        raise ValueError("--fit_temperature writes to the model's config.json, so --model must be a folder")
 
 
-def predict(model, loader):
-    """
-    Args:
-        model: a [`VqaFusionForVisualQuestionAnswering`]; loader: batches of [`VqaCollator`].
+def answer(args, rows):
+    """Ranked answers of every row, and the model's run (None of a baseline or of another system)."""
+    if args.predictions:
+        return read_predictions(args.predictions, rows["question_id"]), None
+    if args.baseline:
+        train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
+        return [[{"answer": each} for each in ranked] for ranked in prior_answers(train_rows, rows, TOP_K)], None
+    run = ModelRun(args.model, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
+    if args.fit_temperature:
+        run.extra["temperature"] = run.fit_temperature()
+    return run.ranked(), run
 
-    Returns:
-        `list[list[str]]`: the best `TOP_K` answers of every question, best first, in the loader's order.
-    """
-    ranked = []
-    with torch.inference_mode():
-        for batch in tqdm(loader, desc="Answering", unit="batch"):
-            batch.pop("labels")
-            logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
-            ranked += logits.topk(min(TOP_K, logits.shape[-1])).indices.tolist()
-    return [[model.config.id2label[label] for label in labels] for labels in ranked]
+
+def explain(records, run, blind, words):
+    """Put `categories` and `heat_map` into the records of wrong answers; count the categories."""
+    wrong = [index for index, record in enumerate(records) if record["accuracy"] < FAILED_BELOW]
+    best = run.vocabulary_best() if run else None
+    maps = run.heat_maps(wrong) if run else {}
+    for index in wrong:
+        records[index]["heat_map"] = maps.get(index)
+        records[index]["blind"] = blind and blind[index]["ranked"][0]["answer"]
+        records[index]["categories"] = categories(
+            records[index],
+            words,
+            best and best[index],
+            records[index]["blind"],
+            maps.get(index),
+        )
+    return count_categories(records)
+
+
+def compare(records, runs):
+    """`{name: {metrics and paired difference to these records}}` of the baselines' runs."""
+    result = {}
+    for name, (metrics, others) in runs.items():
+        accuracy = [[record["accuracy"] for record in each] for each in (records, others)]
+        difference = paired_difference(*accuracy, [record["image_id"] for record in records])
+        kept = ("overall", "per_answer_type", "per_question_type", f"top_{TOP_K}", "exact_match", "intervals")
+        result[name] = {key: metrics[key] for key in kept if key in metrics} | difference
+    return result
 
 
 def print_table(metrics):
+    intervals = metrics["intervals"]
     rows = [
-        ("overall", metrics["overall"]),
-        *metrics["per_answer_type"].items(),
-        (f"top-{TOP_K}", metrics[f"top_{TOP_K}"]),
+        ("overall", metrics["overall"], intervals["overall"]),
+        *((kind, value, intervals["per_answer_type"][kind]) for kind, value in metrics["per_answer_type"].items()),
     ]
-    print(f"\n{'official accuracy':<20}{'%':>8}")
-    for name, value in rows:
-        print(f"{name:<20}{value:>8.2f}")
+    if f"top_{TOP_K}" in metrics:
+        rows.append((f"top-{TOP_K}", metrics[f"top_{TOP_K}"], intervals[f"top_{TOP_K}"]))
+    print(f"\n{'official accuracy':<20}{'%':>8}   95 % interval")
+    for name, value, (low, high) in rows:
+        print(f"{name:<20}{value:>8.2f}   {low:.2f} – {high:.2f}")
+    for name, other in metrics["compared"].items():
+        low, high = other["interval"]
+        print(f"above {name:<14}{other['difference']:>8.2f}   {low:.2f} – {high:.2f}   p = {other['p_value']:.4f}")
     print(f"{'questions':<20}{metrics['questions']:>8}")
 
 
 @one_line_errors
 def main(argv=None):
     (args,) = parse(argv, EvalArguments)
+    check(args)
     keep_freed_memory()
     output_dir = writable_folder(args.output_dir)
-    if (args.model is None) == (args.baseline is None):
-        raise ValueError("give either --model or --baseline")
-    if args.baseline not in (None, "prior") or (args.baseline and not args.train_split):
-        raise ValueError("the one baseline is --baseline prior, with --train_split")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
-    dataset = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
-    dataset = dataset.select(range(min(args.max_samples or len(dataset), len(dataset))))
-    check_answered(dataset, args.split)
-    if args.baseline:
-        train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
-        ranked, extra = prior_answers(train_rows, dataset, TOP_K), {}
-    else:
-        ranked, extra = answer(args, dataset)
-
-    metrics = vqa_accuracy(ranked, dataset["answers"], dataset["answer_type"], dataset["question_type"])
-    metrics.update(extra, questions=len(dataset), dataset=args.dataset, split=args.split)
-    predictions = [{"question_id": key, "answer": best[0]} for key, best in zip(dataset["question_id"], ranked)]
-    write_json(output_dir / "metrics.json", metrics)
+    words = Words(args.wordnet)
+    baselines = {"blind": args.blind_run, "prior": args.prior_run}
+    baselines = {name: read_run(folder) for name, folder in baselines.items() if folder}
+    rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
+    rows = rows.select(range(min(args.max_samples or len(rows), len(rows))))
+    without_answers = not any(rows["answers"])
+    if not without_answers:
+        check_answered(rows, args.split)
+    ranked, run = answer(args, rows)
+    predictions = [{"question_id": key, "answer": best[0]["answer"]} for key, best in zip(rows["question_id"], ranked)]
     write_json(output_dir / "predictions.json", predictions)
+    if without_answers:
+        print(f"{args.split} has no human answers to compare with; written: {output_dir / 'predictions.json'}")
+        return None
+
+    records = make_records(rows, ranked)
+    baselines = {
+        name: (metrics, same_questions(records, others, (args.output_dir, name)))
+        for name, (metrics, others) in baselines.items()
+    }
+    metrics = summarize(records) | {"dataset": args.dataset, "split": args.split}
+    metrics["compared"] = compare(records, baselines)
+    if args.abstain_below is not None:
+        metrics["abstaining"] = abstaining(records, args.abstain_below)
+    metrics["failures"] = explain(records, run, baselines["blind"][1] if "blind" in baselines else None, words)
+    if run:
+        metrics.update(run.extra)
+        metrics["vocabulary_ceiling"] = ceiling(run.encoded)
+    if args.heat_map_questions and not run.model.config.blind:
+        sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
+        metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}
+    write_lines(output_dir / RECORDS, ({k: v for k, v in r.items() if k not in EXPLAINED} for r in records))
+    write_lines(output_dir / "failures.jsonl", (record for record in records if "categories" in record))
+    write_json(output_dir / "metrics.json", metrics)
+    title = f"{args.model or args.predictions or args.baseline} on {args.split}"
+    write_report(output_dir, title, metrics, records, rows, run)
     print_table(metrics)
-    print(f"\nwritten: {output_dir / 'metrics.json'}, {output_dir / 'predictions.json'}")
+    print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, predictions.json, failures.jsonl and more beside it")
+    if args.open:
+        webbrowser.open((output_dir / "report.html").resolve().as_uri())
     return metrics
 
 

@@ -19,6 +19,7 @@ def arguments():
     parser.add_argument("--question", required=True, help="the question")
     parser.add_argument("--output", help="where to write the picture with its heat map, such as result.png")
     parser.add_argument("--top_k", type=int, default=5, help="how many answers (default 5)")
+    parser.add_argument("--abstain_below", type=float, default=0.0, help="below this probability: not sure")
     parser.add_argument("--json", action="store_true", help="print the answers as JSON")
     return parser
 
@@ -28,6 +29,8 @@ def main(argv=None):
     args = arguments().parse_args(argv)
     if args.top_k < 1:
         raise ValueError(f"--top_k must be at least 1, not {args.top_k}")
+    if not 0 <= args.abstain_below <= 1:
+        raise ValueError(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
     if not args.question.strip():
         raise ValueError("--question is empty")
     if args.output and Path(args.output).suffix.lower() not in PICTURE_ENDINGS:
@@ -49,7 +52,9 @@ def main(argv=None):
     if len(processor.tokenizer(args.question, truncation=False)["input_ids"]) > longest:
         raise ValueError(f"--question is longer than the {longest} tokens that the model reads; shorten it")
     pipe = VqaFusionPipeline(model=model, processor=processor)
-    answers = pipe(image, args.question, top_k=args.top_k, return_attention=bool(args.output))
+    answers = pipe(
+        image, args.question, top_k=args.top_k, return_attention=bool(args.output), abstain_below=args.abstain_below
+    )
     answers[0].pop("attention", None)
     overlay = answers[0].pop("overlay", None)
     if args.output:

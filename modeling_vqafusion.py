@@ -361,7 +361,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
     def probabilities(self, logits):
-        """`(batch, answers)` probabilities: sigmoid or softmax, whichever the model was trained with."""
+        """`(batch, answers)`: sigmoid or softmax, as it was trained, of the logits over `config.answer_temperature`."""
+        logits = logits / self.config.answer_temperature
         return logits.sigmoid() if self.config.answer_loss == "bce" else logits.softmax(dim=-1)
 
     def attention_map(self, output, layer=-1):

@@ -1,6 +1,7 @@
 """The pipeline `visual-question-answering`: image and question to ranked answers, and where the model looked."""
 
 import os
+from math import isqrt
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from .processing_vqafusion import VqaFusionProcessor, load_image, max_question_l
 
 logger = logging.get_logger(__name__)
 QUESTIONS_PER_PASS = 256  # so many questions about one image at the most; memory grows with them
+KNOWN = "top_k, return_attention, abstain_below, batch_size"
+NOT_SURE = "not sure"
 NO_EFFECT = ("padding", "timeout", "truncation")  # of the pipeline that transformers had before version 5
 
 
@@ -37,16 +40,19 @@ class VqaFusionPipeline(Pipeline):
             self.processor = VqaFusionProcessor(self.image_processor, self.tokenizer)
         self.tokenizer = self.processor.tokenizer
 
-    def _sanitize_parameters(self, top_k=None, return_attention=None, **more):
+    def _sanitize_parameters(self, top_k=None, return_attention=None, abstain_below=None, **more):
         unknown = sorted(set(more) - set(NO_EFFECT))
         if unknown:
-            raise ValueError(f"unknown argument {', '.join(unknown)}; known: top_k, return_attention, batch_size")
+            raise ValueError(f"unknown argument {', '.join(unknown)}; known: {KNOWN}")
         if more:
             logger.warning_once(f"{', '.join(more)}: taken for the sake of older code, without effect")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k must be a whole number of at least 1, not {top_k!r}")
-        forward = {} if return_attention is None else {"output_attentions": bool(return_attention)}
-        return {}, forward, {} if top_k is None else {"top_k": top_k}
+        forward = {} if return_attention is None else {"with_map": bool(return_attention)}
+        if abstain_below is not None and not 0 <= abstain_below <= 1:
+            raise ValueError(f"abstain_below must be from 0 to 1, not {abstain_below!r}")
+        after = {"top_k": top_k, "abstain_below": abstain_below}
+        return {}, forward, {name: value for name, value in after.items() if value is not None}
 
     def __call__(self, image, question=None, batch_size=None, **kwargs):
         """
@@ -56,9 +62,11 @@ class VqaFusionPipeline(Pipeline):
             question (`str` or `list[str]`): asked about every image. Several images and several questions give first
                 the answers to the first question.
             top_k (`int`): how many answers; 5 by default.
-            return_attention (`bool`): add to the result's first answer `attention`, a float32 array in the image's
-                own size, 0 to 1, 0 where the model's crop does not reach; and, where OpenCV is installed, `overlay`,
-                the picture with that map over it.
+            return_attention (`bool`): add to the result's first entry `attention`, [`ablation_map`] as a float32 array
+                in the image's own size, 0 to 1, 0 where the model's crop does not reach; and, where OpenCV is
+                installed, `overlay`, the picture with that map over it. A blind model has neither.
+            abstain_below (`float`): where the best answer's probability is below it, "not sure" stands before the
+                answers, with the probability that the best answer is wrong. Fit the temperature first (`eval.py`).
             batch_size (`int`): images per forward pass, 1 by default. Questions that follow one another about the
                 same image go together, and it is encoded once for them.
 
@@ -99,15 +107,19 @@ class VqaFusionPipeline(Pipeline):
         image_index = torch.tensor([number for number, (_, asked) in enumerate(inputs) for _ in asked])
         return {**features, "image_index": image_index, "images": images}
 
-    def _forward(self, inputs, output_attentions=False):
+    def _forward(self, inputs, with_map=False):
         images = inputs.pop("images")
-        output = self.model(**inputs, output_attentions=output_attentions)
-        result = {"probabilities": self.model.probabilities(output.logits)}
-        if output_attentions:
-            result["attention"] = self.model.attention_map(output)
+        if self.model.config.blind:
+            with_map = False  # it looks nowhere
+        else:
+            inputs["image_states"] = self.model.vqafusion.encode_image(inputs.pop("pixel_values"))
+        result = {"probabilities": self.model.probabilities(self.model(**inputs).logits)}
+        if with_map:
+            states = inputs["image_states"][inputs["image_index"]]
+            result["attention"] = ablation_map(self.model, inputs["input_ids"], inputs["attention_mask"], states)
         return {**result, "images": [images[number] for number in inputs["image_index"].tolist()]}
 
-    def postprocess(self, outputs, top_k=5):
+    def postprocess(self, outputs, top_k=5, abstain_below=0.0):
         probabilities = outputs["probabilities"].float()
         best = probabilities.topk(min(top_k, probabilities.shape[-1]))
         names = self.model.config.id2label
@@ -115,6 +127,9 @@ class VqaFusionPipeline(Pipeline):
             [{"score": score, "answer": names[label]} for score, label in zip(scores, labels)]
             for scores, labels in zip(best.values.tolist(), best.indices.tolist())
         ]
+        for answers in results:
+            if answers[0]["score"] < abstain_below:
+                answers.insert(0, {"score": 1 - answers[0]["score"], "answer": NOT_SURE})
         for answers, image, attention in zip(results, outputs["images"], outputs.get("attention", [])):
             box = self.processor.visible_box(image.width, image.height)
             spread = spread_attention(attention.float().numpy(), image.width, image.height, box)
@@ -177,6 +192,39 @@ def spread_attention(attention, width, height, box):
     spread[top:bottom, left:right] = np.asarray(patches.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
     spread = spread.clip(min=0)
     return spread / max(spread.max(), 1e-12)
+
+
+@torch.no_grad()
+def ablation_map(model, input_ids, attention_mask, image_states):
+    """
+    What the best answer rests on: how much its score falls when the encoder's states of a place are replaced by their
+    mean over the image. Of the maps that analysis/faithfulness.py compares it is the most faithful; attention weights
+    alone hardly tell more than chance.
+
+    Args:
+        model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode.
+        input_ids, attention_mask: `(batch, question)`.
+        image_states: `(batch, patches, vision width)`, one image for each question.
+
+    Returns:
+        `(batch, rows, columns)` float32 tensor: falls of the logit, 0 where it rises; as many places as the fusion
+        sees, so the patches of one place together where `image_pool_size` averages them.
+    """
+    patches = image_states.shape[1]
+    side = isqrt(patches)
+    places = min(model.config.image_pool_size or side, side)
+    line = torch.arange(side) * places // side
+    place = (line[:, None] * places + line).flatten()
+    taken = torch.zeros(places**2 + 1, patches, 1, dtype=torch.bool)  # nothing in the last row; CLS always stays
+    taken[place, torch.arange(patches - side**2, patches)] = True
+    taken, maps = taken.to(image_states.device), []
+    for ids, mask, states in zip(input_ids, attention_mask, image_states.float()):
+        ablated = torch.where(taken, states.mean(dim=0), states)  # (places + 1, patches, width)
+        question = {"input_ids": ids.expand(len(taken), -1), "attention_mask": mask.expand(len(taken), -1)}
+        logits = model(**question, image_states=ablated).logits.float()
+        fall = (logits[-1] - logits[:-1])[:, logits[-1].argmax()]
+        maps.append(fall.clamp(min=0).unflatten(0, (places, places)))
+    return torch.stack(maps)
 
 
 def draw_overlay(image, attention, strength=0.5):

@@ -1,0 +1,143 @@
+"""Whether the model's probabilities mean what they say, and what it gains by not answering when it is not sure."""
+
+from zlib import crc32
+
+import numpy as np
+import torch
+
+RISKS = (1, 5, 10)  # percent
+BINS = 15
+
+
+def reliability(confidence, accuracy, bins=BINS):
+    """
+    Args:
+        confidence: `(questions,)` probability of each given answer.
+        accuracy: `(questions,)` its score, 0 to 1.
+        bins (`int`): of equal width.
+
+    Returns:
+        list of dicts `low`, `high`, `questions`, `confidence`, `accuracy` (means), one for each bin that is not empty.
+    """
+    confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (low, high], as Guo et al. have them
+    return [
+        {
+            "low": number / bins, "high": (number + 1) / bins, "questions": int(inside.sum()),
+            "confidence": float(confidence[inside].mean()), "accuracy": float(accuracy[inside].mean()),
+        }
+        for number in range(bins)
+        if (inside := place == number).any()
+    ]  # fmt: skip
+
+
+def expected_calibration_error(confidence, accuracy, bins=BINS):
+    """
+    Mean distance between confidence and accuracy over bins of equal width, weighted by their questions (Guo et al.,
+    On Calibration of Modern Neural Networks, ICML 2017, equation 3), 0 to 1.
+    """
+    rows = reliability(confidence, accuracy, bins)
+    return sum(row["questions"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(confidence)
+
+
+def fit_temperature(logits, accuracy, probabilities):
+    """
+    The one number that divides the logits so that the probability of the answer given is how often it is right: it
+    minimises their binary cross-entropy. Guo et al. (2017), section 4.2, minimise the likelihood of all classes; with
+    a sigmoid over 1,000 answers that would be about the 999 answers that are not given.
+
+    Args:
+        logits: `(questions, answers)` tensor.
+        accuracy: `(questions,)` score of each question's best answer, 0 to 1.
+        probabilities: from logits to probabilities at temperature 1.
+
+    Returns:
+        `float`, between 0.05 and 20.
+    """
+    logits, accuracy = logits.double(), torch.as_tensor(accuracy, dtype=torch.float64)
+    exponent = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([exponent], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        confidence = probabilities(logits / exponent.exp()).amax(dim=-1).clamp(1e-12, 1 - 1e-12)
+        value = torch.nn.functional.binary_cross_entropy(confidence, accuracy)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return float(exponent.detach().exp().clamp(0.05, 20))
+
+
+def in_first_half(image_ids):
+    """`(questions,)` booleans: the images on which something is fitted; what is reported comes from the others."""
+    return np.array([crc32(str(image_id).encode()) % 2 == 0 for image_id in image_ids])
+
+
+def risk_coverage(confidence, accuracy):
+    """
+    What is lost when only the surest questions are answered.
+
+    Returns:
+        `(coverage, risk)`, two `(questions,)` arrays, 0 to 1: of the k surest questions, their share of all and their
+        mean error. Questions of equal confidence are answered together: they have the same coverage and risk.
+    """
+    confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
+    order = np.argsort(-confidence, kind="stable")
+    risk = np.cumsum(1 - accuracy[order]) / np.arange(1, len(order) + 1)
+    last = np.searchsorted(-confidence[order], -confidence[order], side="right") - 1  # of those equally sure
+    return (last + 1) / len(order), risk[last]
+
+
+def coverage_at_risk(confidence, accuracy, risk):
+    """The largest share of the questions that can be answered with a mean error of at most `risk`; 0 to 1."""
+    coverage, risks = risk_coverage(confidence, accuracy)
+    return float(coverage[risks <= risk + 1e-12].max(initial=0.0))
+
+
+def effective_reliability(confidence, accuracy, threshold, cost=1.0):
+    """
+    Mean over all questions of: the score of an answer that is given, less `cost` if it scores 0; 0 where the model
+    abstains (Whitehead et al., Reliable Visual Question Answering, ECCV 2022, equation 4).
+
+    Args:
+        confidence, accuracy: `(questions,)`, 0 to 1.
+        threshold (`float`): the model abstains below it.
+        cost (`float`): of a wrong answer.
+    """
+    confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
+    value = np.where(accuracy > 0, accuracy, -cost)
+    return float(np.where(confidence >= threshold, value, 0.0).mean())
+
+
+def best_threshold(confidence, accuracy, cost=1.0):
+    """The threshold of the highest effective reliability; above all confidences if every answer costs."""
+    candidates = [*np.unique(confidence), np.inf]
+    return float(max(candidates, key=lambda t: effective_reliability(confidence, accuracy, t, cost)))
+
+
+def abstention(confidence, accuracy, image_ids):
+    """
+    What abstaining is worth: coverage at each risk of `RISKS` and the area under the risk–coverage curve on all
+    questions, and effective reliability with the threshold chosen on one half of the images and used on the other.
+
+    Returns:
+        dict, shares in percent.
+    """
+    confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
+    coverage, risk = risk_coverage(confidence, accuracy)
+    result = {
+        "area_under_risk_coverage": round(100 * float(risk.mean()), 2),
+        "coverage_at_risk": {str(r): round(100 * coverage_at_risk(confidence, accuracy, r / 100), 2) for r in RISKS},
+    }
+    fit = in_first_half(image_ids)
+    if fit.any() and not fit.all():
+        threshold = best_threshold(confidence[fit], accuracy[fit])
+        test = confidence[~fit], accuracy[~fit]
+        result["effective_reliability"] = {
+            "cost": 1, "threshold": threshold if np.isfinite(threshold) else 1.0,
+            "answering_all": round(100 * effective_reliability(*test, 0.0), 2),
+            "with_threshold": round(100 * effective_reliability(*test, threshold), 2),
+            "coverage": round(100 * float((test[0] >= threshold).mean()), 2),
+        }  # fmt: skip
+    return result

@@ -1,0 +1,135 @@
+"""Where the model looked, in several ways that `faithfulness.py` compares."""
+
+from math import isqrt
+
+import torch
+from captum.attr import IntegratedGradients
+
+from ..pipeline_vqafusion import ablation_map
+
+QUESTION = ("input_ids", "attention_mask")
+
+
+def heat_map(model, features, variant, layer=None, head=None):
+    """
+    Args:
+        model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode.
+        features (`dict`): `input_ids`, `attention_mask` `(batch, question)`, and `image_states`
+            `(batch, patches, vision width)`, one image for each question.
+        variant (`str`): one of `VARIANTS`.
+        layer, head (`int`): for "attention" only, from 0; the mean over all where they are None.
+
+    Returns:
+        `(batch, rows, columns)` tensor, not negative, each map scaled to sum to 1; even where nothing is positive.
+
+    Raises:
+        ValueError: an unknown variant, or a layer or head that the model does not have.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown heat map {variant!r}; known: {', '.join(VARIANTS)}")
+    if variant == "attention":
+        return _as_grid(_attention(model, features, layer, head), model.config)
+    if (layer, head) != (None, None):
+        raise ValueError(f"layer and head are for the variant 'attention', not {variant!r}")
+    if variant == "ablation":
+        return _scaled(ablation_map(model, **features))
+    return _as_grid(VARIANTS[variant](model, features), model.config)
+
+
+def _as_grid(maps, config):
+    """`(batch, patches)` of any sign to a grid, pooled as the fusion does; prefix tokens (CLS) are left out."""
+    side = isqrt(maps.shape[-1])
+    grid = maps[:, -(side**2) :].detach().float().unflatten(-1, (side, side))
+    places = min(config.image_pool_size or side, side)
+    return _scaled(torch.nn.functional.adaptive_avg_pool2d(grid, places))
+
+
+def _scaled(grid):
+    grid = grid.clamp(min=0) + 1e-12
+    return grid / grid.sum(dim=(1, 2), keepdim=True)
+
+
+@torch.no_grad()
+def _attention(model, features, layer=None, head=None):
+    weights = torch.stack(model(**features, output_attentions=True).question_to_image_attentions)
+    layers, _, heads = weights.shape[:3]  # (layers, batch, heads, question, patches)
+    for name, value, most in (("layer", layer, layers), ("head", head, heads)):
+        if value is not None and not 0 <= value < most:
+            raise ValueError(f"{name} must be from 0 to {most - 1}, not {value}")
+    weights = weights[:, :, :, 0]
+    weights = weights.mean(dim=0) if layer is None else weights[layer]
+    return weights.mean(dim=1) if head is None else weights[:, head]
+
+
+def _last_attention(model, features):
+    return _attention(model, features, model.config.num_fusion_layers - 1, None)
+
+
+@torch.no_grad()
+def _rollout(model, features):
+    """Attention rollout (Abnar & Zuidema, ACL 2020) over question tokens and patches as one sequence."""
+    output = model(**features, output_attentions=True)
+    joined = None
+    for looks, reads in zip(output.question_to_image_attentions, output.image_to_question_attentions):
+        looks, reads = looks.mean(dim=1), reads.mean(dim=1)  # (batch, question, patches), (batch, patches, question)
+        question, patches = looks.shape[1:]
+        step = torch.eye(question + patches, device=looks.device).repeat(len(looks), 1, 1)
+        step[:, :question, question:], step[:, question:, :question] = looks, reads
+        step = step / step.sum(dim=-1, keepdim=True)
+        joined = step if joined is None else step @ joined
+    return joined[:, 0, question:]
+
+
+def _relevance(model, features):
+    """
+    Attention weighted with the gradient of the best answer's score, positive parts only, carried through the layers
+    (Chefer et al., Generic Attention-model Explainability, ICCV 2021, equations 5 and 6).
+    """
+    weights = []
+    hooks = [
+        stream.attention.register_forward_hook(lambda module, inputs, output: weights.append(output[1]))
+        for layer in model.vqafusion.fusion_layers
+        for stream in (layer.question_to_image, layer.image_to_question)
+    ]
+    try:
+        with torch.enable_grad():
+            score = model(**features, output_attentions=True).logits.amax(dim=-1).sum()
+            gradients = torch.autograd.grad(score, weights, materialize_grads=True)  # the last reads lead nowhere
+    finally:
+        for hook in hooks:
+            hook.remove()
+    steps = [(w * g).clamp(min=0).mean(dim=1).detach() for w, g in zip(weights, gradients)]
+    question, patches = steps[0].shape[1:]
+    joined = torch.eye(question + patches, device=steps[0].device).repeat(len(steps[0]), 1, 1)
+    for looks, reads in zip(steps[::2], steps[1::2]):
+        step = torch.zeros_like(joined)
+        step[:, :question, question:], step[:, question:, :question] = looks, reads
+        joined = joined + step @ joined
+    return joined[:, 0, question:]
+
+
+def _integrated_gradients(model, features, steps=8):
+    """Integrated gradients (captum) of the states, from their mean over the image, summed over their width."""
+    states = features["image_states"].float()
+
+    def score(states):
+        question = {name: features[name].repeat(len(states) // len(features[name]), 1) for name in QUESTION}
+        return model(**question, image_states=states).logits
+
+    with torch.no_grad():
+        target = score(states).argmax(dim=-1)
+    attribution = IntegratedGradients(score).attribute(
+        states, baselines=states.mean(dim=1, keepdim=True).expand_as(states), target=target, n_steps=steps
+    )
+    return attribution.sum(dim=-1)
+
+
+VARIANTS = {
+    "ablation": ablation_map,
+    "attention": _attention,
+    "last_attention": _last_attention,
+    "rollout": _rollout,
+    "relevance": _relevance,
+    "integrated_gradients": _integrated_gradients,
+}
+DEFAULT = next(iter(VARIANTS))  # what the pipeline shows: the one that measures best

@@ -1,0 +1,121 @@
+"""A saved model on a split: its ranked answers, its temperature, its heat maps."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..command_line import write_json
+from ..data_prep.encode import VqaCollator, encode
+from ..data_prep.image_features import cache_image_states
+from ..loading import load_model
+from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, question_score
+from ..processing_vqafusion import max_question_length
+from .calibration import expected_calibration_error, fit_temperature, in_first_half
+from .heat_maps import DEFAULT, heat_map
+
+FIT_QUESTIONS = 20_000  # half of them for the temperature; the logits of these are held in memory
+
+
+class ModelRun:
+    """
+    Args:
+        name (`str`): folder or name on the Hub.
+        rows (`datasets.Dataset`): columns of `FEATURES`.
+        batch_size (`int`): questions per forward pass.
+        image_states_dir (`str`, *optional*): where states of the vision encoder are stored and looked for.
+        num_proc (`int`): processes that encode questions.
+    """
+
+    def __init__(self, name, rows, batch_size=64, image_states_dir=None, num_proc=None):
+        self.folder, self.rows, self.batch_size = Path(name), rows, batch_size
+        self.processor, self.model = load_model(name)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        length = max_question_length(self.model.config, self.processor.tokenizer)
+        self.encoded = encode(rows, self.processor.tokenizer, self.model.config.label2id, length, num_proc)
+        states = None
+        if image_states_dir and not self.model.config.blind:
+            states = cache_image_states(
+                self.encoded, self.model.vqafusion, self.processor.image_processor, image_states_dir
+            )
+        collator = partial(VqaCollator, self.processor, self.model.config.num_labels, blind=self.model.config.blind)
+        self.collator, self.pixel_collator = collator(image_states=states), collator()
+        self.image_ids = rows["image_id"][:]
+        self.extra = {}  # figures of the run beyond its answers
+
+    def ranked(self):
+        """For each row the best `TOP_K` answers, best first, as `{"answer", "score"}`; scores are probabilities."""
+        order = sorted(range(len(self.rows)), key=self.image_ids.__getitem__)  # each image is encoded once
+        answers, config = [None] * len(order), self.model.config
+        for indices, logits in self._logits(order, "Answering"):
+            best = self.model.probabilities(logits.float()).topk(min(TOP_K, logits.shape[-1]))
+            for index, scores, labels in zip(indices, best.values.tolist(), best.indices.tolist()):
+                answers[index] = [{"answer": config.id2label[i], "score": s} for i, s in zip(labels, scores)]
+        return answers
+
+    def fit_temperature(self):
+        """
+        Fit the temperature on half of the images and write it to the folder's `config.json`.
+
+        Returns:
+            dict: `temperature`, and the expected calibration error in percent on the other half, at temperature 1 and
+            at this one.
+
+        Raises:
+            ValueError: all questions are about images of one half.
+        """
+        generator = torch.Generator().manual_seed(0)
+        order = sorted(torch.randperm(len(self.rows), generator=generator)[:FIT_QUESTIONS].tolist())
+        fit = torch.from_numpy(in_first_half([self.image_ids[index] for index in order]))
+        if fit.all() or not fit.any():
+            raise ValueError("the temperature needs questions about more images: it is fitted on half, tested on half")
+        logits = torch.cat([part.float().cpu() for _, part in self._logits(order, "Fitting the temperature")])
+        names, answers = self.model.config.id2label, self.rows.select(order)["answers"]
+        accuracy = torch.tensor([question_score(names[i], a) for i, a in zip(logits.argmax(-1).tolist(), answers)])
+        config, errors = self.model.config, []
+        config.answer_temperature = 1.0
+        found = fit_temperature(logits[fit], accuracy[fit], self.model.probabilities)
+        for temperature in (1.0, found):
+            config.answer_temperature = temperature
+            confidence = self.model.probabilities(logits[~fit]).amax(dim=-1)
+            errors.append(round(100 * expected_calibration_error(confidence.numpy(), accuracy[~fit].numpy()), 2))
+        file = self.folder / "config.json"
+        write_json(file, {**json.loads(file.read_text()), "answer_temperature": found})
+        return {"temperature": found, "error_at_1": errors[0], "error": errors[1], "questions": int((~fit).sum())}
+
+    def vocabulary_best(self):
+        """For each row the best official score, in percent, that the model's answers allow."""
+        return [100 * max(scores, default=0) for scores in self.encoded["label_scores"]]
+
+    def heat_maps(self, indices, variant=DEFAULT):
+        """For each of the rows `(rows, columns)` nested lists that sum to 1; empty for a model that does not look."""
+        if self.model.config.blind:
+            return {}
+        indices = sorted(indices, key=self.image_ids.__getitem__)
+        maps = {}
+        for at in tqdm(range(0, len(indices), self.batch_size), desc="Drawing heat maps", unit="batch"):
+            part = indices[at : at + self.batch_size]
+            batch = self.collator([self.encoded[index] for index in part])
+            maps.update(zip(part, heat_map(self.model, self.features(batch), variant).tolist()))
+        return maps
+
+    def features(self, batch):
+        """What [`heat_map`] takes, of a batch of the collator."""
+        batch = {name: value.to(self.model.device) for name, value in batch.items()}
+        states = batch.get("image_states")
+        if states is None:
+            states = self.model.vqafusion.encode_image(batch["pixel_values"])
+        question = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return {**question, "image_states": states[batch["image_index"]].float()}
+
+    def _logits(self, order, desc):
+        """Pairs of row indices and their `(batch, answers)` logits."""
+        loader = DataLoader(self.encoded.select(order), self.batch_size, collate_fn=self.collator)
+        for number, batch in enumerate(tqdm(loader, desc=desc, unit="batch")):
+            batch.pop("labels")
+            with torch.inference_mode():
+                logits = self.model(**{name: value.to(self.model.device) for name, value in batch.items()}).logits
+            yield order[number * self.batch_size : (number + 1) * self.batch_size], logits

@@ -1,0 +1,138 @@
+"""Plots of the report as SVG text that takes the page's colours and fonts."""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from .calibration import risk_coverage
+
+_INK = "#010203"  # stands for the page's text colour, whatever it is
+COLOURS = {"model": "#3b82d6", "blind": "#d68a2e", "prior": "#8a8f98"}
+_STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+    "axes.edgecolor": _INK, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "legend.frameon": False,
+}  # fmt: skip
+
+
+def plots(metrics, confidence, accuracy, history):
+    """
+    Args:
+        metrics (`dict`): what eval.py writes.
+        confidence: `(questions,)` or None; accuracy: `(questions,)`, 0 to 1.
+        history: the `log_history` of a `trainer_state.json`, or empty.
+
+    Returns:
+        `dict[str, str]`: title to SVG, in the report's order; those for which there is nothing are left out.
+    """
+    drawn = {
+        "Accuracy by answer type": _by_type(metrics),
+        "Frequent question types": _by_question_type(metrics),
+    }
+    if "calibration" in metrics:
+        drawn["Reliability"] = _reliability(metrics["calibration"])
+        drawn["Risk and coverage"] = _risk_coverage(confidence, accuracy)
+    if any("eval_overall" in entry for entry in history):
+        drawn["Learning curve"] = _learning_curve(history)
+    return drawn
+
+
+def _svg(width, height, draw, name):
+    """What `draw(axes)` draws, in inches; `name` keeps the ids of several plots in a page apart."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+
+
+def _rows(metrics):
+    """The model and the runs that it is compared with."""
+    return {"model": metrics, **metrics["compared"]}
+
+
+def _by_type(metrics):
+    kinds = ["overall", *metrics["per_answer_type"]]
+    rows = _rows(metrics)
+
+    def draw(axes):
+        width = 0.8 / len(rows)
+        for number, (name, row) in enumerate(rows.items()):
+            values = np.array([row["overall"], *(row["per_answer_type"].get(kind, np.nan) for kind in kinds[1:])])
+            edges = row["intervals"]
+            edges = [edges["overall"], *(edges["per_answer_type"].get(kind, (np.nan,) * 2) for kind in kinds[1:])]
+            reach = np.abs(np.array(edges).T - values)
+            place = np.arange(len(kinds)) + (number - (len(rows) - 1) / 2) * width
+            axes.bar(place, values, width * 0.92, yerr=reach, color=COLOURS[name], label=name, ecolor=_INK, capsize=2)
+        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set_ylabel("official accuracy, %")
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+
+    return _svg(5.2, 3.2, draw, "types")
+
+
+def _by_question_type(metrics, most=20):
+    rows, counts = _rows(metrics), metrics["questions_per_question_type"]
+    kinds = sorted(counts, key=lambda kind: -counts[kind])[:most][::-1]
+
+    def draw(axes):
+        for name, row in rows.items():
+            values = [row.get("per_question_type", {}).get(kind, np.nan) for kind in kinds]
+            axes.plot(values, range(len(kinds)), "o", color=COLOURS[name], label=name, markersize=5)
+        edges = np.array([metrics["intervals"]["per_question_type"][kind] for kind in kinds])
+        axes.hlines(range(len(kinds)), edges[:, 0], edges[:, 1], color=COLOURS["model"], linewidth=1)
+        axes.set_yticks(range(len(kinds)), [f"{kind or '(none)'}  ({counts[kind]})" for kind in kinds])
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("official accuracy, %")
+        axes.grid(axis="x", color=_INK, alpha=0.12)
+
+    return _svg(5.2, 0.6 + 0.2 * len(kinds), draw, "question types")
+
+
+def _reliability(calibration):
+    bins = calibration["bins"]
+
+    def draw(axes):
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--", label="perfect")
+        sizes = np.array([row["questions"] for row in bins])
+        axes.scatter(
+            [row["confidence"] for row in bins], [row["accuracy"] for row in bins],
+            s=12 + 160 * sizes / sizes.max(), color=COLOURS["model"], alpha=0.85, label="questions of one bin",
+        )  # fmt: skip
+        axes.set(xlabel="probability of the answer", ylabel="its accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.legend(loc="upper left")
+
+    return _svg(3.4, 3.4, draw, "reliability")
+
+
+def _risk_coverage(confidence, accuracy):
+    coverage, risk = risk_coverage(confidence, accuracy)
+    keep = np.unique(np.linspace(0, len(risk) - 1, 400).astype(int))
+
+    def draw(axes):
+        axes.plot(100 * coverage[keep], 100 * risk[keep], color=COLOURS["model"])
+        axes.set(xlabel="coverage: questions answered, surest first, %", ylabel="risk: mean error, %", xlim=(0, 100))
+        axes.set_ylim(bottom=0)
+        axes.grid(color=_INK, alpha=0.12)
+
+    return _svg(3.8, 3.1, draw, "risk")
+
+
+def _learning_curve(history):
+    scores = [(entry["epoch"], entry["eval_overall"]) for entry in history if "eval_overall" in entry]
+    losses = [(entry["epoch"], entry["loss"]) for entry in history if "loss" in entry]
+
+    def draw(axes):
+        axes.plot(*zip(*scores), "o-", color=COLOURS["model"], label="accuracy, %")
+        axes.set(xlabel="epoch", ylabel="official accuracy, %")
+        if losses:
+            right = axes.twinx()
+            right.plot(*zip(*losses), color=COLOURS["prior"])
+            right.set_ylabel("training loss")
+
+    return _svg(3.8, 3.1, draw, "learning")

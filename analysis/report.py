@@ -1,0 +1,184 @@
+"""The report of a run: one HTML file that a person opens first, and a Markdown one for a model card."""
+
+import base64
+import io
+import json
+import random
+from pathlib import Path
+
+import cv2
+import jinja2
+import numpy as np
+from datasets import Image as ImageColumn
+
+from ..command_line import whole_file
+from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
+from ..processing_vqafusion import load_image
+from .failures import CATEGORIES, FAILED_BELOW
+from .heat_maps import DEFAULT
+from .plots import plots
+from .records import confidences
+
+FAILURES_SHOWN = 2000  # in the gallery, drawn at random; failures.jsonl has all
+RIGHT_SHOWN = 100
+_IMAGE_SIDE = 224  # pixels of the longer side
+_MAP_SIDE = 28  # pixels; the browser stretches it over the picture
+
+
+def write_report(output_dir, title, metrics, records, rows, run=None):
+    """
+    Args:
+        output_dir (`Path`): where report.html and report.md go.
+        title (`str`)
+        metrics (`dict`), records (`list[dict]`): of eval.py; failures have `categories` and perhaps `heat_map`.
+        rows (`datasets.Dataset`): columns of `FEATURES`, in the records' order.
+        run ([`ModelRun`], *optional*): where the answers come from; its heat maps are drawn on right answers too.
+    """
+    shown = _choose(records)
+    right = [index for index in shown if "categories" not in records[index]]
+    maps = run.heat_maps(right) if run else {}
+    accuracy = np.array([record["accuracy"] for record in records]) / 100
+    drawn = plots(metrics, confidences(records), accuracy, _history(run))
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("vqafusion", "analysis"), autoescape=True)
+    gallery = _gallery(shown, maps, records, rows, run)
+    page = environment.get_template("report.html.jinja").render(
+        title=title, metrics=metrics, table=table(metrics), plots=drawn, categories=CATEGORIES, top_k=TOP_K,
+        heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
+        heat_map=DEFAULT, failed_below=FAILED_BELOW,
+        wrong=sum("categories" in record for record in records),
+        gallery=json.dumps(gallery, ensure_ascii=False).replace("</", "<\\/"),
+    )  # fmt: skip
+    for name, text in (("report.html", page), ("report.md", markdown(title, metrics))):
+        with whole_file(Path(output_dir) / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def table(metrics):
+    """The headline table: a list of rows, `name` and then cells of text, beginning with the header."""
+    kinds = list(metrics["per_answer_type"])
+    top = f"top_{TOP_K}"
+    rows = [["", "overall", "95 % interval", *kinds, f"top-{TOP_K}", "exact match", "model − this"]]
+    names = {"blind": "blind: without the image", "prior": "most frequent answer of the question type"}
+    for name, row in {"this run": metrics, **metrics["compared"]}.items():
+        low, high = row["intervals"]["overall"]
+        ahead = ""
+        if "difference" in row:
+            ahead = "{:+.2f} ({:+.2f} to {:+.2f})".format(row["difference"], *row["interval"])
+        values = [*(row["per_answer_type"].get(kind) for kind in kinds), row.get(top), row.get("exact_match")]
+        cells = ["" if value is None else f"{value:.2f}" for value in values]
+        rows.append([names.get(name, name), f"{row['overall']:.2f}", f"{low:.2f} – {high:.2f}", *cells, ahead])
+    if "vocabulary_ceiling" in metrics:
+        best = f"{metrics['vocabulary_ceiling']:.2f}"
+        rows.append(["the best that its vocabulary allows", best, *[""] * (len(kinds) + 4)])
+    return rows
+
+
+def markdown(title, metrics):
+    """The report in Markdown: tables only."""
+    lines = [f"# {title}", "", f"Official VQA accuracy in percent, {metrics['questions']:,} questions.", ""]
+    lines += _markdown_table(table(metrics))
+    if "calibration" in metrics:
+        error, abstention = metrics["calibration"]["expected_calibration_error"], metrics["abstention"]
+        lines += ["", "## Confidence", "", f"- Expected calibration error: {error:.2f} %"]
+        lines += [f"- Answered at a risk of {r} %: {c:.2f} %" for r, c in abstention["coverage_at_risk"].items()]
+        if "effective_reliability" in abstention:
+            row = abstention["effective_reliability"]
+            lines.append(
+                f"- Effective reliability at a cost of 1: {row['with_threshold']:.2f} with abstention below "
+                f"{row['threshold']:.2f}, {row['answering_all']:.2f} without"
+            )
+    rows = [
+        [row["category"], CATEGORIES[row["category"]], str(row["failures"]), f"{row['error']:.1f}"]
+        for row in metrics["failures"]
+    ]
+    lines += ["", "## Failures", "", *_markdown_table([["category", "rule", "answers", "% of all error"], *rows])]
+    if "heat_maps" in metrics:
+        lines += ["", "## Heat maps", "", *_markdown_table(heat_map_table(metrics["heat_maps"]))]
+    return "\n".join(lines) + "\n"
+
+
+def heat_map_table(heat_maps):
+    """Rows of text for the faithfulness of each heat map, the header first."""
+    rows = [["heat map", "deletion", "gain over random", "insertion", "gain over random"]]
+    for name, row in heat_maps.items():
+        if name != "questions":
+            cells = [name.replace("_", " ")]
+            for curve in ("deletion", "insertion"):
+                gain, interval = row.get(f"{curve}_gain"), row.get(f"{curve}_gain_interval")
+                cells.append(f"{row[curve]:.2f}")
+                cells.append("" if gain is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(gain, *interval))
+            rows.append(cells)
+    return rows
+
+
+def _markdown_table(rows):
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def _choose(records):
+    """Indices of the records in the gallery: failures first."""
+    wrong = [index for index, record in enumerate(records) if "categories" in record]
+    right = [index for index, record in enumerate(records) if "categories" not in record]
+    rng = random.Random(0)
+    if len(wrong) > FAILURES_SHOWN:
+        wrong = sorted(rng.sample(wrong, FAILURES_SHOWN))
+    return wrong + sorted(rng.sample(right, min(RIGHT_SHOWN, len(right))))
+
+
+def _gallery(shown, maps, records, rows, run):
+    """What the page's script shows: pictures once each, and a card for each answer."""
+    rows = rows.select_columns(["image_id", "image"]).cast_column("image", ImageColumn(decode=False))
+    pictures, position, cards = [], {}, []
+    for index in shown:
+        record = records[index]
+        if record["image_id"] not in position:
+            position[record["image_id"]] = len(pictures)
+            pictures.append(_picture(load_image(rows[index]["image"]), run))
+        grid = record.get("heat_map") or maps.get(index)
+        cards.append({
+            "id": record["question_id"], "picture": position[record["image_id"]], "question": record["question"],
+            "type": record["answer_type"], "kind": record["question_type"], "human": _counted(record["answers"]),
+            "ranked": record["ranked"], "accuracy": record["accuracy"], "categories": record.get("categories"),
+            "blind": record.get("blind"), "map": _map(grid) if grid else None,
+        })  # fmt: skip
+    return {"pictures": pictures, "cards": cards}
+
+
+def _counted(answers):
+    counts = {}
+    for answer in answers:
+        counts[answer] = counts.get(answer, 0) + 1
+    return sorted(counts.items(), key=lambda item: -item[1])
+
+
+def _picture(image, run):
+    """A small JPEG, and in percent of it the box that the model sees."""
+    width, height = image.size
+    box = run.processor.visible_box(width, height) if run else (0, 0, width, height)
+    left, top, right, bottom = box
+    image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=70)
+    box = [100 * left / width, 100 * top / height, 100 * (right - left) / width, 100 * (bottom - top) / height]
+    return {"src": _address("jpeg", file.getvalue()), "box": [round(edge, 2) for edge in box]}
+
+
+def _map(grid):
+    """A heat map in colours, small: a WebP address."""
+    values = np.array(grid, dtype=np.float32)
+    values = cv2.resize(values / max(values.max(), 1e-12), (_MAP_SIDE, _MAP_SIDE), interpolation=cv2.INTER_CUBIC)
+    colours = cv2.applyColorMap((values.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    return _address("webp", cv2.imencode(".webp", colours, [cv2.IMWRITE_WEBP_QUALITY, 60])[1].tobytes())
+
+
+def _address(kind, data):
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _history(run):
+    """The training's log, where the model's folder has one."""
+    try:
+        return json.loads((run.folder / "trainer_state.json").read_text())["log_history"]
+    except (AttributeError, OSError, ValueError, KeyError):
+        return []

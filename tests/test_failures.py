@@ -1,0 +1,94 @@
+"""The rules behind the failure categories, and the words that count as near."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqafusion.analysis.failures import CATEGORIES, categories, count_categories, entropy, evenness
+from vqafusion.analysis.words import DEBIAN, Words
+
+WORDS = Words()
+needs_wordnet = pytest.mark.skipif(not WORDS.classes, reason=f"needs WordNet in {DEBIAN} (Debian: wordnet-base)")
+
+
+@pytest.fixture
+def plain_words(monkeypatch):
+    """As where no WordNet is installed."""
+    monkeypatch.setattr("vqafusion.analysis.words.DEBIAN", "/nowhere")
+    return Words()
+
+
+def record(answer, people, question="what is this?", score=0.9, **more):
+    answers = people if isinstance(people, list) else [people] * 10
+    return {"ranked": [{"answer": answer, "score": score}], "answers": answers, "question": question, **more}
+
+
+@pytest.mark.parametrize(
+    "given_answer, people, question, expected",
+    [
+        ("yes", "no", "is it on?", ["yes/no flipped"]),
+        ("red", "no", "is it on?", ["wrong answer type"]),
+        ("2", "3", "how many are there?", ["near miss", "counting"]),
+        ("2", "5", "how many are there?", ["counting"]),
+        ("dogs", "dog", "what is this?", ["near miss"]),
+        ("baseball bat", "bat", "what is this?", ["near miss"]),
+        ("green", "blue", "what color is it?", ["colour"]),
+        ("stop", "yield", "what does the sign say?", ["reading"]),
+        ("table", "floor", "where is the cat?", ["position"]),
+        ("a", list("abcdefghij"), "what is this?", ["annotators disagree"]),
+        ("cat", ["dog"] * 5 + ["cow"] * 5, "what is this?", []),
+    ],
+)
+def test_rules_that_need_the_question_and_answers_only(given_answer, people, question, expected, plain_words):
+    assert categories(record(given_answer, people, question), plain_words) == expected
+
+
+def test_rules_that_need_the_model():
+    wrong = record("cat", "dog", score=0.1)
+    even, peaked = [[0.25, 0.25], [0.25, 0.25]], [[0.97, 0.01], [0.01, 0.01]]
+    assert categories(wrong, WORDS, 0, "cat", even) == [
+        "not in vocabulary", "same as blind", "low confidence", "diffuse heat map",
+    ]  # fmt: skip
+    assert categories({**wrong, "ranked": [{"answer": "cat", "score": 0.9}]}, WORDS, 100, "cow", peaked) == []
+    assert categories({**wrong, "ranked": [{"answer": "cat"}]}, WORDS) == []  # of another system
+
+
+@needs_wordnet
+@pytest.mark.parametrize(
+    "given_answer, expected, near",
+    [
+        ("couch", "sofa", True), ("dog", "puppy", True), ("animal", "dog", False), ("men", "man", True),
+        ("cat", "dog", False), ("red", "blue", False), ("bike", "bicycle", True),
+    ],
+)  # fmt: skip
+def test_near_by_wordnet(given_answer, expected, near):
+    assert WORDS.near(given_answer, expected) is near and WORDS.near(expected, given_answer) is near
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_any_text_can_be_compared(one, other):
+    assert WORDS.near(one, other) == WORDS.near(other, one)
+    assert not WORDS.near(one, one)
+
+
+def test_a_folder_without_wordnet_is_named(tmp_path):
+    with pytest.raises(ValueError, match="holds no WordNet"):
+        Words(tmp_path)
+
+
+def test_entropy_and_evenness():
+    assert entropy([5, 5]) == 1 and entropy([10]) == 0 and entropy([1] * 8) == pytest.approx(3)
+    assert evenness([[1, 1], [1, 1]]) == 1 and evenness([[1, 0], [0, 0]]) == 0
+
+
+def test_mending_a_category_returns_its_share_of_the_error():
+    records = [
+        {"accuracy": 0, "categories": ["near miss", "colour"]},
+        {"accuracy": 30, "categories": ["colour"]},
+        {"accuracy": 70},
+        {"accuracy": 100},
+    ]
+    table = {row["category"]: row for row in count_categories(records)}
+    assert list(table)[:2] == ["colour", "near miss"] and set(table) == set(CATEGORIES)
+    assert table["colour"] == {"category": "colour", "failures": 2, "error": 85.0, "points": 42.5}
+    assert table["near miss"]["error"] == 50 and table["counting"]["failures"] == 0

@@ -1,0 +1,157 @@
+"""What a run keeps, summed up; runs read back; answers of other systems in the official format."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import draw
+from datasets import Dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vqafusion.analysis.records import (
+    make_records,
+    read_predictions,
+    read_run,
+    same_questions,
+    write_lines,
+)
+from vqafusion.analysis.summary import abstaining, summarize
+from vqafusion.command_line import write_json
+from vqafusion.data_prep import FEATURES
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
+
+WORDS = ["yes", "no", "2", "red", "a dog", "The Dog."]
+
+
+def rows_of(answers, per_image=2):
+    count = len(answers)
+    return Dataset.from_dict(
+        {
+            "image": [draw()] * count,
+            "image_id": [str(number // per_image) for number in range(count)],
+            "question_id": list(range(count)),
+            "question": [f"what is {number}?" for number in range(count)],
+            "answers": answers,
+            "question_type": ["what is", "is it"] * (count // 2) + ["what is"] * (count % 2),
+            "answer_type": ["other", "yes/no", "number", "other"] * (count // 4) + ["other"] * (count % 4),
+        },
+        features=FEATURES,
+    )
+
+
+def a_run(count=40, seed=0):
+    """Random answers with random probabilities about random human answers."""
+    rng = np.random.default_rng(seed)
+    rows = rows_of([rng.choice(WORDS, 10).tolist() for _ in range(count)])
+    ranked = [
+        [{"answer": str(a), "score": float(s)} for a, s in zip(rng.permutation(WORDS), np.sort(rng.random(6))[::-1])]
+        for _ in range(count)
+    ]
+    return rows, ranked
+
+
+def test_a_summary_has_the_metrics_own_scores_within_their_intervals():
+    rows, ranked = a_run()
+    records = make_records(rows, ranked)
+    summary = summarize(records)
+    answers = [[each["answer"] for each in candidates] for candidates in ranked]
+    metric = vqa_accuracy(answers, rows["answers"], rows["answer_type"], rows["question_type"])
+    for name, value in metric.items():
+        assert summary[name] == pytest.approx(value, abs=0.011), name
+    assert list(summary["per_answer_type"]) == ["yes/no", "number", "other"]
+    for name in ("overall", "top_5", "exact_match"):
+        low, high = summary["intervals"][name]
+        assert low <= summary[name] <= high and low < high
+    assert summary["questions_per_question_type"] == {"is it": 20, "what is": 20} and summary["questions"] == 40
+
+
+def test_perfect_constant_and_silent_runs():
+    rows = rows_of([["cat"] * 10] * 8)
+    perfect = summarize(make_records(rows, [[{"answer": "cat", "score": 1.0}]] * 8))
+    assert perfect["overall"] == perfect["exact_match"] == 100 and perfect["intervals"]["overall"] == [100, 100]
+    assert perfect["calibration"]["expected_calibration_error"] == 0 and "top_5" not in perfect
+    assert perfect["abstention"]["coverage_at_risk"] == {"1": 100, "5": 100, "10": 100}
+    wrong = make_records(rows, [[{"answer": "dog", "score": 0.9}]] * 8)
+    assert summarize(wrong)["overall"] == 0
+    assert abstaining(wrong, 0.95) == {
+        "threshold": 0.95, "coverage": 0, "accuracy": None, "overall": 0, "effective_reliability": 0,
+    }  # fmt: skip
+    assert abstaining(wrong, 0.5)["effective_reliability"] == -100
+    silent = make_records(rows, [[{"answer": "cat"}]] * 8)
+    assert "calibration" not in summarize(silent)
+    with pytest.raises(ValueError, match="needs probabilities"):
+        abstaining(silent, 0.5)
+
+
+def test_exact_match_normalises_and_takes_the_most_frequent_answer():
+    rows = rows_of([["a dog"] * 6 + ["cat"] * 4] * 2)
+    first, second = make_records(rows, [[{"answer": "The dog."}], [{"answer": "cat"}]])
+    assert (first["exact"], first["accuracy"]) == (True, 100) and (second["exact"], second["accuracy"]) == (False, 100)
+
+
+def test_a_run_is_read_back(tmp_path):
+    records = make_records(*a_run(6))
+    write_json(tmp_path / "metrics.json", summarize(records))
+    write_lines(tmp_path / "answers.jsonl", records)
+    metrics, again = read_run(tmp_path)
+    assert again == json.loads(json.dumps(records)) and metrics["questions"] == 6
+    assert same_questions(records, again[::-1], ("a", "b")) == again
+    with pytest.raises(ValueError, match=r"a and b are not about the same questions \(6 and 5; 5 is in the first"):
+        same_questions(records, again[:5], ("a", "b"))
+    (tmp_path / "answers.jsonl").write_text('{"question_id": 1}\n')
+    with pytest.raises(ValueError, match="cannot be read: KeyError"):
+        read_run(tmp_path)
+    with pytest.raises(ValueError, match="is not the --output_dir of an eval.py run: no metrics.json"):
+        read_run(tmp_path / "nowhere")
+
+
+def predictions_file(folder, content):
+    file = folder / "predictions.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def test_predictions_in_the_official_format(tmp_path):
+    entries = [{"question_id": 2, "answer": "no", "score": 0.5}, {"question_id": 1, "answer": "yes"}]
+    file = predictions_file(tmp_path, entries)
+    assert read_predictions(file, [1, 2]) == [[{"answer": "yes"}], [{"answer": "no", "score": 0.5}]]
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("[", "is not valid JSON"),
+        ({"1": "yes"}, "must be a JSON list"),
+        ([{"question_id": 1}], "entry 0 needs question_id, a number, and answer, a text"),
+        ([{"question_id": True, "answer": "a"}], "entry 0 needs"),
+        ([{"question_id": 1, "answer": 5}], "entry 0 needs"),
+        ([{"question_id": 1, "answer": "a", "score": 2}], "score of question 1 must be from 0 to 1, not 2"),
+        ([{"question_id": 1, "answer": "a"}] * 2, "question 1 is answered twice"),
+        ([{"question_id": 1, "answer": "a"}], "1 questions are not answered, such as 2"),
+        ([{"question_id": k, "answer": "a"} for k in (1, 2, 3)], "1 questions are not of this split, such as 3"),
+    ],
+)
+def test_what_the_evaluation_server_would_refuse_is_named(content, said, tmp_path):
+    with pytest.raises(ValueError, match=said) as error:
+        read_predictions(predictions_file(tmp_path, content), [1, 2])
+    assert "predictions.json" in str(error.value)
+
+
+KEYS = ["question_id", "answer", "score"]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=6,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(json_values)
+def test_any_file_is_read_or_refused(tmp_path, content):
+    try:
+        (answers,) = read_predictions(predictions_file(tmp_path, json.dumps(content)), [1])
+    except ValueError as error:
+        assert "predictions.json" in str(error)
+    else:
+        assert isinstance(answers[0]["answer"], str)

@@ -1,0 +1,229 @@
+"""eval.py with all it can explain, and its report in a real browser."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ANSWERS, tiny_config
+from test_command_line import Printed, refused, run
+from test_data_prep import SPLIT, write_vqa_v2
+
+from vqafusion import VqaFusionForVisualQuestionAnswering
+
+CHROMIUM = shutil.which("chromium")
+STRANGE = "<b>is it</b> </script> & “red” ç?"  # must come out as it is
+
+
+@pytest.fixture(scope="module")
+def folder(processor, tmp_path_factory):
+    """A model, data of which it gets a part right, and eval.py runs of the model, of itself as blind, of the prior."""
+    folder = tmp_path_factory.mktemp("report")
+    torch.manual_seed(0)
+    VqaFusionForVisualQuestionAnswering(tiny_config()).save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    write_vqa_v2(folder / "data", images=8)
+    change(folder / f"data/v2_mscoco_{SPLIT}_annotations.json", "annotations", annotate)
+    change(folder / f"data/v2_OpenEnded_mscoco_{SPLIT}_questions.json", "questions", ask)
+    evaluate(folder, "prior", "--baseline", "prior", "--train_split", SPLIT)
+    evaluate(folder, "other", "--model", folder / "model")
+    baselines = ("--blind_run", folder / "other", "--prior_run", folder / "prior")
+    more = ("--fit_temperature", "True", "--abstain_below", "0.4", "--heat_map_questions", "3")
+    (folder / "printed.txt").write_text(evaluate(folder, "run", "--model", folder / "model", *baselines, *more))
+    return folder
+
+
+def change(file, key, with_each):
+    content = json.loads(file.read_text())
+    for number, entry in enumerate(content[key]):
+        with_each(number, entry)
+    file.write_text(json.dumps(content))
+
+
+def annotate(number, entry):
+    for each in entry["answers"]:
+        each["answer"] = ANSWERS[number % 6]
+    entry["answer_type"] = ["yes/no", "yes/no", "other", "other", "other", "number"][number % 6]
+    entry["question_type"] = ["is it", "what color"][number % 2]
+
+
+def ask(number, entry):
+    if number == 1:
+        entry["question"] = STRANGE
+
+
+def evaluate(folder, name, *arguments):
+    where = ("--dataset", "vqa_v2", "--data_dir", folder / "data", "--split", SPLIT, "--output_dir", folder / name)
+    result = run("eval.py", *arguments, *where)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def metrics_of(folder, name):
+    return json.loads((folder / name / "metrics.json").read_text())
+
+
+def test_a_run_holds_all_that_was_asked_for(folder):
+    metrics = metrics_of(folder, "run")
+    assert 0 < metrics["overall"] < 100 and metrics["questions"] == 24 and metrics["vocabulary_ceiling"] == 100
+    assert metrics["compared"]["blind"]["difference"] == 0 and metrics["compared"]["blind"]["p_value"] == 1
+    assert metrics["compared"]["prior"]["overall"] == metrics_of(folder, "prior")["overall"]
+    assert metrics["abstaining"]["threshold"] == 0.4 and metrics["heat_maps"]["questions"] == 3
+    saved = json.loads((folder / "model" / "config.json").read_text())
+    assert saved["answer_temperature"] == metrics["temperature"]["temperature"] != 1
+    lines = (folder / "run" / "failures.jsonl").read_text().splitlines()
+    failures = [json.loads(line) for line in lines]
+    answers = [json.loads(line) for line in (folder / "run" / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 24 and len(failures) == sum(a["accuracy"] < 50 for a in answers) > 0
+    assert all("same as blind" in failure["categories"] and len(failure["heat_map"]) == 4 for failure in failures)
+    printed = (folder / "printed.txt").read_text()
+    assert f"{metrics['overall']:.2f}" in printed and "above prior" in printed and "p = 1.0000" in printed
+
+
+def test_the_fitted_temperature_changes_probabilities_and_no_answers(folder):
+    first, second = (
+        [json.loads(line) for line in (folder / name / "answers.jsonl").read_text().splitlines()]
+        for name in ("other", "run")
+    )
+    for before, after in zip(first, second):
+        assert [a["answer"] for a in before["ranked"]] == [a["answer"] for a in after["ranked"]]
+        assert before["ranked"][0]["score"] != after["ranked"][0]["score"]
+
+
+def test_a_model_saved_before_there_was_a_temperature_loads(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["answer_temperature"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    evaluate(folder, "old", "--model", tmp_path / "old")
+    assert metrics_of(folder, "old")["overall"] == metrics_of(folder, "run")["overall"]
+
+
+def test_answers_of_another_system_are_evaluated_without_its_model(folder):
+    evaluate(folder, "again", "--predictions", folder / "run" / "predictions.json")
+    metrics, expected = metrics_of(folder, "again"), metrics_of(folder, "run")
+    for name in ("overall", "per_answer_type", "per_question_type", "exact_match", "questions"):
+        assert metrics[name] == expected[name]
+    assert "top_5" not in metrics and "calibration" not in metrics and "vocabulary_ceiling" not in metrics
+    assert (folder / "again" / "report.html").is_file()
+
+
+def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_path):
+    write_vqa_v2(tmp_path / "data", images=8, split="test2015")
+    (tmp_path / "data" / "v2_mscoco_test2015_annotations.json").unlink()
+    where = ("--dataset", "vqa_v2", "--data_dir", tmp_path / "data", "--split", "test2015")
+    where += ("--output_dir", tmp_path / "out")
+    result = run("eval.py", "--model", folder / "model", *where)
+    assert result.returncode == 0 and "no human answers" in result.stdout, result.stderr[-2000:]
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(entries) == 24 and all(set(entry) == {"question_id", "answer"} for entry in entries)
+    assert all(isinstance(e["question_id"], int) and isinstance(e["answer"], str) for e in entries)
+    (tmp_path / "short.json").write_text(json.dumps(entries[1:]))
+    result = run("eval.py", "--predictions", tmp_path / "short.json", *where)
+    refused(result.returncode, Printed(result), "short.json: 1 questions are not answered")
+
+
+def test_two_runs_are_compared(folder, tmp_path):
+    compare = Path(sys.executable).with_name("vqafusion-compare")
+    result = run(compare, folder / "run", folder / "prior", "--json", start=())
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = json.loads(result.stdout)
+    assert list(rows) == ["overall", "number", "other", "yes/no"] and rows["overall"]["questions"] == 24
+    expected = metrics_of(folder, "run")["compared"]["prior"]
+    assert rows["overall"]["difference"] == pytest.approx(expected["difference"])
+    assert rows["overall"]["p_value"] == expected["p_value"]
+    result = run(compare, folder / "run", tmp_path, start=())
+    refused(result.returncode, Printed(result), "is not the --output_dir of an eval.py run")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((), ["one of --model, --baseline and --predictions"]),
+        (("--model", "m", "--predictions", "p"), ["one of --model, --baseline and --predictions"]),
+        (("--predictions", "p.json", "--fit_temperature", "True"), ["need a --model"]),
+        (("--model", "user/name", "--fit_temperature", "True"), ["must be a folder"]),
+        (("--model", "m", "--abstain_below", "2"), ["--abstain_below", "from 0 to 1"]),
+        (("--model", "m", "--blind_run", "/nowhere"), ["/nowhere", "eval.py run"]),
+        (("--model", "m", "--wordnet", "/nowhere"), ["/nowhere", "data.noun"]),
+    ],
+)
+def test_bad_usage_is_named_before_anything_runs(arguments, words, tmp_path):
+    result = run("eval.py", *arguments, "--dataset", "vqa_v2", "--split", "x", "--output_dir", tmp_path / "out")
+    refused(result.returncode, Printed(result), *words)
+
+
+def test_the_report_in_markdown(folder):
+    text = (folder / "run" / "report.md").read_text()
+    overall = metrics_of(folder, "run")["overall"]
+    assert f"| this run | {overall:.2f} |" in text and "| same as blind |" in text and "| ablation |" in text
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium, which .ci/run installs")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+def open_report(browser, folder, said, **options):
+    page = browser.new_page(**options)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url))
+    page.goto((folder / "run" / "report.html").as_uri())
+    page.wait_for_selector(".card")
+    return page
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_report_is_readable_at_every_width_and_in_the_dark(folder, browser, width, colours):
+    said = []
+    page = open_report(browser, folder, said, viewport={"width": width, "height": 800}, color_scheme=colours)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    broken = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
+    assert page.evaluate("document.images.length") > 20 and page.evaluate(broken) == 0
+    assert page.locator("figure svg").count() == 4
+    ink, paper = (
+        page.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number)")
+        for name in ("color", "backgroundColor")
+    )
+    assert (sum(paper) < sum(ink)) == (colours == "dark") and abs(sum(paper) - sum(ink)) > 450
+    assert said == []
+
+
+def test_filters_and_orders_work(folder, browser):
+    said = []
+    page = open_report(browser, folder, said)
+    answers = [json.loads(line) for line in (folder / "run" / "answers.jsonl").read_text().splitlines()]
+    wrong = [answer for answer in answers if answer["accuracy"] < 50]
+
+    def shown():
+        return page.locator(".question").all_inner_texts()
+
+    assert len(shown()) == len(wrong)
+    sure = [float(text.rstrip(" %")) for text in page.locator(".card li:first-child .soft").all_inner_texts()]
+    assert sure == sorted(sure, reverse=True)
+    page.select_option("#verdict", "right")
+    assert len(shown()) == len(answers) - len(wrong) and page.locator(".card .right").count() == len(shown())
+    page.select_option("#verdict", "")
+    page.select_option("#type", "number")
+    assert len(shown()) == sum(answer["answer_type"] == "number" for answer in answers)
+    page.select_option("#type", "")
+    page.fill("#text", "</SCRIPT>")
+    assert shown() == [STRANGE] and page.locator("#count").inner_text() == "1 answers"
+    page.fill("#text", "")
+    page.click("[data-category='yes/no flipped']")
+    failures = [json.loads(line) for line in (folder / "run" / "failures.jsonl").read_text().splitlines()]
+    assert len(shown()) == sum("yes/no flipped" in failure["categories"] for failure in failures)
+    page.select_option("#category", "")
+    assert page.locator("img.map").first.is_visible()
+    page.uncheck("#maps")
+    assert not page.locator("img.map").first.is_visible()
+    assert said == []
