@@ -70,7 +70,7 @@ def model_card(repo, config, training, results):
         "With `return_attention=True` the first answer has `attention`, an array in the picture's size, and `overlay`, "
         "the picture with that map (`pip install opencv-python-headless`).",
         "## Results",
-        _results(results) if metrics else "None were given when this card was written.",
+        _results(results, training) if metrics else "None were given when this card was written.",
         "## Data and training",
         f"- Data: {data_name}"
         + (f", {data_licence}" if data_licence else "")
@@ -78,12 +78,18 @@ def model_card(repo, config, training, results):
         + _trained(training),
         "## Limits",
         f"- It can only give the {answers} of its list, and always gives one, also to questions that the picture does "
-        "not answer. Its scores are not calibrated probabilities.\n"
+        "not answer. " + _confidence(config) + "\n"
         "- It learned from its data's photos, questions and annotators, and repeats their biases: it may answer from "
         "the question alone. Not for decisions about people, nor for guiding people who cannot see.\n"
         "- English questions only.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _confidence(config):
+    if config.answer_temperature == 1:
+        return "Its scores are not calibrated probabilities."
+    return f"Its scores are calibrated by a temperature of {config.answer_temperature:.2f}; see `abstain_below`."
 
 
 def _trained(training):
@@ -114,18 +120,23 @@ def _eval_results(data_name, metrics):
     return [EvalResult(metric_name=name, metric_value=round(value, 2), **where) for name, value in values.items()]
 
 
-def _results(results):
+def _results(results, training):
     metrics = results["metrics"]
     types = list(metrics["per_answer_type"])
-    rows = {"this model": metrics, "blind: the same without the image": results.get("blind")}
-    rows["most frequent answer of the question type"] = results.get("prior")
-    lines = [f"| | overall | {' | '.join(types)} | top-{TOP_K} |", "|" + "---|" * (len(types) + 3)]
+    baselines = {name: results.get(name) or metrics.get("compared", {}).get(name) for name in ("blind", "prior")}
+    rows = {"this model": metrics, "blind: the same without the image": baselines["blind"]}
+    rows["most frequent answer of the question type"] = baselines["prior"]
+    lines = [f"| | overall | 95 % interval | {' | '.join(types)} | top-{TOP_K} |", "|" + "---|" * (len(types) + 4)]
     for name, row in rows.items():
         if row:
-            values = [row["overall"], *(row["per_answer_type"].get(kind) for kind in types), row[f"top_{TOP_K}"]]
-            lines.append(f"| {name} | " + " | ".join("" if v is None else f"{v:.2f}" for v in values) + " |")
-    chosen = " The checkpoint was chosen on this split." if metrics.get("chosen_on_this_split") else ""
-    missing = "" if results.get("blind") else " No blind baseline was given."
+            interval = row.get("intervals", {}).get("overall")
+            values = [*(row["per_answer_type"].get(kind) for kind in types), row.get(f"top_{TOP_K}")]
+            cells = [f"{row['overall']:.2f}", "{:.2f} – {:.2f}".format(*interval) if interval else ""]
+            cells += ["" if value is None else f"{value:.2f}" for value in values]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    chosen = metrics.get("chosen_on_this_split") or training.get("eval_split") == metrics.get("split", "")
+    chosen = " The checkpoint was chosen on this split." if chosen else ""
+    missing = "" if baselines["blind"] else " No blind baseline was given."
     return (
         f"Official VQA accuracy in percent on `{metrics.get('split', 'an unnamed split')}`, "
         f"{metrics['questions']:,} questions.{chosen}{missing}\n\n" + "\n".join(lines)

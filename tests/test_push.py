@@ -123,12 +123,14 @@ def test_branches_pull_requests_and_private_repositories(hub, home, saved):
 
 def test_the_cards_lines_run_and_say_what_is_known(hub, home, saved, tmp_path):
     scores = {"overall": 40.0, "per_answer_type": {"other": 40.0}, "top_5": 80.0, "questions": 9, "split": "s"}
-    (tmp_path / "metrics.json").write_text(json.dumps(scores))
     (tmp_path / "blind.json").write_text(json.dumps({**scores, "overall": 30.0}))
+    scores |= {"intervals": {"overall": [38, 42]}, "compared": {"prior": {**scores, "overall": 20.0}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(scores))
     results = ("--metrics", tmp_path / "metrics.json", "--blind", tmp_path / "blind.json")
     assert push(hub, home, saved, REPO, *results).returncode == 0
     card = hub.repos["model", REPO].files["README.md"].decode()
-    assert "| this model | 40.00 |" in card and "| blind: the same without the image | 30.00 |" in card
+    assert "| this model | 40.00 | 38.00 – 42.00 |" in card and "| blind: the same without the image | 30.00 |" in card
+    assert "| most frequent answer of the question type | 20.00 |" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(code.splitlines()) == 5
     result = run([sys.executable, "-S", "-c", HIDE + code], hub, home, token="")
