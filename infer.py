@@ -48,6 +48,8 @@ def main(argv=None):
     if args.output:
         writable_folder(Path(args.output).resolve().parent)
     processor, model = load_model(args.model)
+    if args.output and model.config.blind:
+        raise ValueError(f"--output: {args.model} is a blind model, so there is no heat map to draw")
     longest = max_question_length(model.config, processor.tokenizer)
     if len(processor.tokenizer(args.question, truncation=False)["input_ids"]) > longest:
         raise ValueError(f"--question is longer than the {longest} tokens that the model reads; shorten it")

@@ -169,6 +169,9 @@ def test_infer_answers_and_draws(trained, tmp_path):
     assert Image.open(output).width >= 480 and list(output.parent.iterdir()) == [output]
     plain = run("infer.py", *arguments, "--top_k", 1)
     assert plain.stdout.splitlines()[0] == answers[0]["answer"] and len(plain.stdout.splitlines()) == 2
+    unsure = run("infer.py", *arguments, "--abstain_below", 1, "--output", output, "--json")
+    first, *others = json.loads(unsure.stdout)["answers"]
+    assert first == {"answer": "not sure", "score": pytest.approx(1 - answers[0]["score"])} and others == answers
 
 
 def in_process(capsys, *arguments):
@@ -179,6 +182,19 @@ def in_process(capsys, *arguments):
     except SystemExit as stop:
         code = stop.code
     return code, capsys.readouterr()
+
+
+def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
+    shutil.copytree(trained / "model", tmp_path / "blind")
+    config = json.loads((tmp_path / "blind" / "config.json").read_text())
+    (tmp_path / "blind" / "config.json").write_text(json.dumps({**config, "blind": True}))
+    arguments = ("--model", tmp_path / "blind", "--image", trained / "image.png", "--question", "is it red?")
+    code, printed = in_process(capsys, *arguments)
+    assert code == 0 and printed.out.splitlines()[0] in ("yes", "red")
+    code, printed = in_process(capsys, *arguments, "--output", tmp_path / "result.png")
+    refused(code, printed, "blind model", "no heat map")
+    code, printed = in_process(capsys, *arguments, "--abstain_below", "nan")
+    refused(code, printed, "--abstain_below must be from 0 to 1")
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])

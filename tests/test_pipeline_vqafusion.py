@@ -133,6 +133,23 @@ def test_attention_has_the_images_size(pipe):
     assert np.allclose(two[0]["attention"], pipe(draw(), "how many?", return_attention=True)[0]["attention"], atol=1e-4)
 
 
+def test_below_a_probability_the_answer_is_not_sure_and_the_candidates_stay(pipe):
+    answers = pipe(draw(), "is it red?", top_k=2)
+    first, *others = pipe(draw(), "is it red?", top_k=2, abstain_below=1.0, return_attention=True)
+    assert first["answer"] == "not sure" and first["score"] == pytest.approx(1 - answers[0]["score"])
+    assert others == answers and first["attention"].shape == (40, 48)
+    assert pipe(draw(), "is it red?", top_k=2, abstain_below=answers[0]["score"]) == answers
+
+
+def test_the_temperature_flattens_probabilities_and_keeps_the_order(pipe):
+    sharp = pipe(draw(), "is it red?")
+    pipe.model.config.answer_temperature = 100.0
+    flat = pipe(draw(), "is it red?")
+    pipe.model.config.answer_temperature = 1.0
+    assert [a["answer"] for a in flat] == [a["answer"] for a in sharp]
+    assert all(abs(a["score"] - 0.5) < 0.01 for a in flat) and abs(sharp[0]["score"] - 0.5) > 0.01
+
+
 def test_without_opencv_only_the_overlay_is_missing(pipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     (first, *_) = pipe(draw(), QUESTION, return_attention=True)
