@@ -1,4 +1,4 @@
-# make demo · make test · make hub · make lint · make setup, each on a fresh clone with nothing done before.
+# make demo · make app · make test · make hub · make lint · make setup, each on a fresh clone with nothing done before.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO := runs/demo
@@ -11,7 +11,10 @@ demo: setup
 	$(PYTHON) infer.py --model $(DEMO)/model --image $$($(PYTHON) -m vqafusion.data_prep.easy_vqa 3) \
 		--question "what shape is in the image?" --output $(DEMO)/result.png
 	@$(PYTHON) -c "import json; print('\neasy-VQA test accuracy:', json.load(open('$(DEMO)/metrics.json'))['overall'], '%')"
-	@echo "picture: $(DEMO)/result.png"
+	@echo "picture: $(DEMO)/result.png, report: $(DEMO)/report.html; ask it yourself on a page: make app"
+
+app: setup
+	$(VENV)/bin/vqafusion-app $(DEMO)/model
 
 test: setup lint
 	$(PYTHON) -m pytest
@@ -34,7 +37,7 @@ setup: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q torch==2.13.0 -c constraints.txt
-	$(VENV)/bin/pip install -q -e '.[test]' -c constraints.txt
+	$(VENV)/bin/pip install -q -e '.[app,test]' -c constraints.txt
 	@touch $@
 
-.PHONY: demo test hub lint setup
+.PHONY: demo app test hub lint setup

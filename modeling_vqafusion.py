@@ -268,13 +268,18 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         images = len(image_states)
         if image_index is None and images not in (1, batch):
             raise ValueError(f"{batch} questions about {images} images: say which with image_index")
-        image = self.image_projection(self._pool_grid(image_states.to(self.dtype)))  # (images, patches, hidden)
+        image = self.image_projection(self.pool_grid(image_states.to(self.dtype)))  # (images, patches, hidden)
         if image_index is not None:
             return image[image_index]
         return image.expand(batch, -1, -1)
 
-    def _pool_grid(self, states):
-        """Average the patch grid to `config.image_pool_size` rows and columns; prefix tokens (CLS) stay."""
+    def pool_grid(self, states):
+        """
+        Average the patch grid to `config.image_pool_size` rows and columns; prefix tokens (CLS) stay.
+
+        Args:
+            states: `(images, patches, width)`; those that are pooled already come back as they are.
+        """
         size = self.config.image_pool_size
         side = isqrt(states.shape[1])
         if size is None or size >= side:

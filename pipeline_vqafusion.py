@@ -207,23 +207,21 @@ def ablation_map(model, input_ids, attention_mask, image_states):
         image_states: `(batch, patches, vision width)`, one image for each question.
 
     Returns:
-        `(batch, rows, columns)` float32 tensor: falls of the logit, 0 where it rises; as many places as the fusion
-        sees, so the patches of one place together where `image_pool_size` averages them.
+        `(batch, rows, columns)` float32 tensor: falls of the logit, 0 where it rises, one for each place that the
+        fusion sees (fewer than the encoder's patches where `image_pool_size` averages them).
     """
-    patches = image_states.shape[1]
-    side = isqrt(patches)
-    places = min(model.config.image_pool_size or side, side)
-    line = torch.arange(side) * places // side
-    place = (line[:, None] * places + line).flatten()
-    taken = torch.zeros(places**2 + 1, patches, 1, dtype=torch.bool)  # nothing in the last row; CLS always stays
-    taken[place, torch.arange(patches - side**2, patches)] = True
-    taken, maps = taken.to(image_states.device), []
-    for ids, mask, states in zip(input_ids, attention_mask, image_states.float()):
-        ablated = torch.where(taken, states.mean(dim=0), states)  # (places + 1, patches, width)
+    tokens = model.vqafusion.pool_grid(image_states.float())  # what the fusion sees; pooling them again does nothing
+    places = isqrt(tokens.shape[1]) ** 2
+    taken = torch.eye(places + 1, dtype=torch.bool, device=tokens.device)[:, :places, None]  # none in the last row
+    maps = []
+    for ids, mask, states in zip(input_ids, attention_mask, tokens):
+        prefix, grid = states[:-places], states[-places:]  # CLS always stays
+        ablated = torch.where(taken, grid.mean(dim=0), grid)  # (places + 1, places, width)
+        ablated = torch.cat([prefix.expand(len(taken), -1, -1), ablated], dim=1)
         question = {"input_ids": ids.expand(len(taken), -1), "attention_mask": mask.expand(len(taken), -1)}
         logits = model(**question, image_states=ablated).logits.float()
         fall = (logits[-1] - logits[:-1])[:, logits[-1].argmax()]
-        maps.append(fall.clamp(min=0).unflatten(0, (places, places)))
+        maps.append(fall.clamp(min=0).view(isqrt(places), isqrt(places)))
     return torch.stack(maps)
 
 

@@ -28,20 +28,18 @@ def heat_map(model, features, variant, layer=None, head=None):
     if variant not in VARIANTS:
         raise ValueError(f"unknown heat map {variant!r}; known: {', '.join(VARIANTS)}")
     if variant == "attention":
-        return _as_grid(_attention(model, features, layer, head), model.config)
+        return _as_grid(_attention(model, features, layer, head))
     if (layer, head) != (None, None):
         raise ValueError(f"layer and head are for the variant 'attention', not {variant!r}")
     if variant == "ablation":
         return _scaled(ablation_map(model, **features))
-    return _as_grid(VARIANTS[variant](model, features), model.config)
+    return _as_grid(VARIANTS[variant](model, features))
 
 
-def _as_grid(maps, config):
-    """`(batch, patches)` of any sign to a grid, pooled as the fusion does; prefix tokens (CLS) are left out."""
+def _as_grid(maps):
+    """`(batch, places)` of any sign to a grid; prefix tokens (CLS) are left out."""
     side = isqrt(maps.shape[-1])
-    grid = maps[:, -(side**2) :].detach().float().unflatten(-1, (side, side))
-    places = min(config.image_pool_size or side, side)
-    return _scaled(torch.nn.functional.adaptive_avg_pool2d(grid, places))
+    return _scaled(maps[:, -(side**2) :].detach().float().unflatten(-1, (side, side)))
 
 
 def _scaled(grid):
@@ -109,8 +107,8 @@ def _relevance(model, features):
 
 
 def _integrated_gradients(model, features, steps=8):
-    """Integrated gradients (captum) of the states, from their mean over the image, summed over their width."""
-    states = features["image_states"].float()
+    """Integrated gradients (captum) of what the fusion sees, from its mean over the image, summed over its width."""
+    states = model.vqafusion.pool_grid(features["image_states"].float())
 
     def score(states):
         question = {name: features[name].repeat(len(states) // len(features[name]), 1) for name in QUESTION}

@@ -92,6 +92,14 @@ def _confidence(config):
     return f"Its scores are calibrated by a temperature of {config.answer_temperature:.2f}; see `abstain_below`."
 
 
+def space_card(repo, model):
+    """The card of the Space `repo` whose page asks `model`, both `user/name`; the Hub reads its first lines."""
+    name = repo.split("/")[1]
+    head = f"title: {name}\nsdk: gradio\napp_file: app.py\npinned: false\nlicense: apache-2.0\nmodels:\n- {model}"
+    link = f"[{model}](https://huggingface.co/{model})"
+    return f"---\n{head}\n---\n\n# {name}\n\nAsk pictures questions: a page for {link}, whose own code it runs.\n"
+
+
 def _trained(training):
     if not training:
         return ""

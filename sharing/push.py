@@ -1,7 +1,8 @@
-"""Push a trained model, or the metric, to the Hugging Face Hub.
+"""Push a trained model, its page, or the metric to the Hugging Face Hub.
 
 vqafusion-push runs/demo/model user/name             a model, with its code, card and results
 vqafusion-push --metric user/vqa_accuracy            the metric as a Space, for evaluate.load("user/vqa_accuracy")
+vqafusion-push user/name --space user/page           the page on which people ask that model, as a Space
 """
 
 import argparse
@@ -16,6 +17,7 @@ from ..command_line import one_line_errors, write_json
 from .retries import check_repo, patiently
 
 TOLERANCE = 1e-5  # between probabilities; both sides compute the same operations in float32
+SPACE_NEEDS = ("gradio>=6", "opencv-python-headless>=4.8", "pillow", "torch>=2.6", "transformers>=5.6,<6")
 # Runs in a process that cannot import this package, as on the machine of somebody who has only transformers.
 STRANGER = """
 import json, sys
@@ -28,10 +30,11 @@ print(json.dumps(ask(sys.argv[3], json.loads(sys.argv[4]))))
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="vqafusion-push", description="Push a model or the metric to the Hub.")
-    parser.add_argument("model", nargs="?", help="folder that train.py made")
+    parser = argparse.ArgumentParser(prog="vqafusion-push", description="Push a model, its page or the metric.")
+    parser.add_argument("model", nargs="?", help="folder that train.py made; with --space, a model's name on the Hub")
     parser.add_argument("repo", nargs="?", help="where to: user/name")
     parser.add_argument("--metric", metavar="USER/NAME", help="push the metric as a Space instead of a model")
+    parser.add_argument("--space", metavar="USER/NAME", help="push the page that asks the model, as a Space")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.json of eval.py for the card; default: the model's")
     parser.add_argument("--blind", metavar="FILE", help="metrics.json of the blind model, to stand beside it")
     parser.add_argument("--prior", metavar="FILE", help="metrics.json of eval.py --baseline prior, likewise")
@@ -44,11 +47,13 @@ def arguments():
 @one_line_errors
 def main(argv=None):
     args = arguments().parse_args(argv)
-    if bool(args.metric) == bool(args.model) or (args.model and not args.repo):
-        raise ValueError("give a folder and user/name, or --metric user/name")
+    if [bool(args.metric), bool(args.model), bool(args.repo or args.space)] not in ([1, 0, 0], [0, 1, 1]):
+        raise ValueError("give a folder and user/name, or user/name and --space user/page, or --metric user/name")
     where = {"private": args.private, "revision": args.revision, "create_pr": args.create_pr}
     if args.metric:
         print(push_metric(args.metric, **where))
+    elif args.space:
+        print(push_space(args.model, args.space, **where))
     else:
         results = {name: _read_results(getattr(args, name)) for name in ("metrics", "blind", "prior")}
         print(push_model(args.model, args.repo, results, **where))
@@ -112,6 +117,25 @@ def push_metric(repo, token=None, **where):
             text = (source / file).read_text().replace("user/vqa_accuracy", repo)
             (Path(staged) / file).write_text(text.replace("from vqa_accuracy import", f"from {name} import"))
         return upload(Path(staged), repo, kind="space", token=token, **where)
+
+
+def push_space(model, repo, token=None, **where):
+    """
+    Upload the page that asks `model` (`str`, its name on the Hub) as a Space; as [`push_model`]. There it runs the
+    model's own code: to push it is to trust that.
+    """
+    from .model_card import space_card
+
+    check_repo(model)
+    check_repo(repo)
+    root = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory() as staged:
+        staged = Path(staged)
+        (staged / "app.py").write_bytes((root / "app.py").read_bytes())
+        write_json(staged / "space.json", {"model": model, "trust_remote_code": True})
+        (staged / "requirements.txt").write_text("\n".join(SPACE_NEEDS) + "\n")
+        (staged / "README.md").write_text(space_card(repo, model))
+        return upload(staged, repo, kind="space", token=token, **where)
 
 
 def check_access(repo, token=None):

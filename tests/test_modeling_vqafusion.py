@@ -139,7 +139,7 @@ def test_grid_encoders_and_pooling():
 def test_pooling_keeps_the_cls_token_and_averages_the_grid():
     model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
     states = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 32)
-    assert model.vqafusion._pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+    assert model.vqafusion.pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
 
 
 def test_losses():

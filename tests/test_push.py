@@ -233,6 +233,18 @@ def test_the_metric_loads_from_its_space(hub, home):
     assert result.stdout.split()[-1] == "90.0"
 
 
+def test_the_page_goes_to_a_space_that_names_its_model(hub, home):
+    result = push(hub, home, REPO, "--space", "alice/page")
+    assert result.returncode == 0, result.stderr
+    files = hub.repos["space", "alice/page"].files
+    assert files["app.py"] == (ROOT / "app.py").read_bytes() and b"gradio" in files["requirements.txt"]
+    assert json.loads(files["space.json"]) == {"model": REPO, "trust_remote_code": True}
+    assert (
+        files["README.md"].decode().startswith("---\ntitle: page\nsdk: gradio\n")
+        and REPO in files["README.md"].decode()
+    )
+
+
 def test_a_folder_without_model_and_bad_usage(hub, home, saved, tmp_path):
     shutil.rmtree(saved)
     for arguments, words in (

@@ -1,0 +1,267 @@
+"""A page where people ask pictures questions. A Hugging Face Space runs this same file.
+
+vqafusion-app runs/demo/model
+"""
+
+import argparse
+import atexit
+import hashlib
+import html
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+EVERY_LAYER = "what the answer rests on"
+MAX_UPLOAD = "10mb"
+MAX_PIXELS = 25_000_000  # of a decoded picture; a photo of a telephone has 12 million
+MAX_QUESTION = 200  # characters
+WAITING = 100  # questions; whoever comes then is told to come back
+
+
+class Answerer:
+    """
+    A model behind the page. What it knows of a picture is kept in the visitor's session only.
+
+    Args:
+        pipe: a [`VqaFusionPipeline`], of this package or of the model's own code.
+        abstain_below (`float`): "not sure" below this probability.
+    """
+
+    def __init__(self, pipe, abstain_below=0.0):
+        self.pipe, self.model, self.processor = pipe, pipe.model, pipe.processor
+        self.abstain_below = abstain_below
+        self.code = sys.modules[type(pipe).__module__]  # its functions, wherever the code came from
+        layers = [] if self.model.config.blind else range(1, self.model.config.num_fusion_layers + 1)
+        self.maps = [*([EVERY_LAYER] if layers else []), *(f"attention, layer {number}" for number in layers)]
+        self.encoded = 0  # pictures, for tests
+
+    def look(self, image, seen):
+        """The picture's states: those of `seen` if it is the same picture."""
+        import torch
+
+        digest = hashlib.sha256(image.tobytes() + str(image.size).encode()).hexdigest()
+        if seen and seen["digest"] == digest:
+            return seen
+        states = None
+        if not self.model.config.blind:
+            pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+            with torch.inference_mode():
+                states = self.model.vqafusion.encode_image(pixels.to(self.model.device))
+            self.encoded += 1
+        return {"digest": digest, "image": image, "states": states, "asked": []}
+
+    def answer(self, question, seen, top_k=5):
+        """`[{"score", "answer"}, …]`, best first, "not sure" before them where the best one is below the threshold."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(**self._question(question), image_states=seen["states"]).logits
+        outputs = {"probabilities": self.model.probabilities(logits).cpu(), "images": [seen["image"]]}
+        return self.pipe.postprocess(outputs, top_k, self.abstain_below)[0]
+
+    def overlay(self, question, seen, name, strength):
+        """The picture with the heat map of that name over it."""
+        import torch
+
+        features = {**self._question(question), "image_states": seen["states"]}
+        if name == EVERY_LAYER:
+            heat_map = self.code.ablation_map(self.model, **features)[0]
+        else:
+            with torch.inference_mode():
+                output = self.model(**features, output_attentions=True)
+            heat_map = self.model.attention_map(output, layer=self.maps.index(name) - 1)[0]
+        width, height = seen["image"].size
+        box = self.processor.visible_box(width, height)
+        spread = self.code.spread_attention(heat_map.float().cpu().numpy(), width, height, box)
+        return self.code.draw_overlay(seen["image"], spread, strength)
+
+    def _question(self, question):
+        length = self.code.max_question_length(self.model.config, self.processor.tokenizer)
+        tokens = self.processor.tokenizer(question, return_tensors="pt", truncation=True, max_length=length)
+        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+
+def checked(image, question):
+    """The picture in RGB and the question without spaces around it; what is wrong with them, in plain words."""
+    import gradio
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    question = (question or "").strip()
+    if not image:
+        raise gradio.Error("Choose a picture first.", print_exception=False)
+    if not question:
+        raise gradio.Error("Type a question about the picture.", print_exception=False)
+    if len(question) > MAX_QUESTION:
+        raise gradio.Error(f"The question is longer than {MAX_QUESTION} characters.", print_exception=False)
+    try:
+        with Image.open(image) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise gradio.Error("The picture has too many pixels; make it smaller.", print_exception=False)
+            return ImageOps.exif_transpose(opened).convert("RGB"), question
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise gradio.Error("This file is not a picture that can be read.", print_exception=False) from None
+
+
+def build(answerer, report=None):
+    """
+    The page.
+
+    Args:
+        answerer: an [`Answerer`].
+        report (`Path`, *optional*): a report.html of eval.py, for the second tab.
+
+    Returns:
+        `gradio.Blocks`
+    """
+    import gradio
+
+    def ask(image, question, name, strength, seen):
+        image, question = checked(image, question)
+        seen = answerer.look(image, seen)
+        answers = answerer.answer(question, seen)
+        best = answers[0]
+        seen = {**seen, "asked": [*seen["asked"], (question, f"{best['answer']}  ({best['score']:.0%})")]}
+        bars = {
+            "label": best["answer"],
+            "confidences": [{"label": each["answer"], "confidence": each["score"]} for each in answers],
+        }
+        talk = [
+            {"role": role, "content": text}
+            for pair in reversed(seen["asked"])
+            for role, text in zip(("user", "assistant"), pair)
+        ]
+        return bars, redraw(name, strength, seen), talk, seen
+
+    def redraw(name, strength, seen):
+        if not seen or not seen["asked"] or not answerer.maps:
+            return None
+        return answerer.overlay(seen["asked"][-1][0], seen, name, strength)
+
+    def question_of_link(request: gradio.Request):
+        return (request.query_params.get("question") or "")[:MAX_QUESTION]
+
+    with gradio.Blocks(title="VQAFusion: ask pictures questions", delete_cache=(60, 60)) as page:
+        seen = gradio.State(None, time_to_live=3600)
+        gradio.Markdown("# Ask pictures questions")
+        with gradio.Tabs():
+            with gradio.Tab("Ask"), gradio.Row():
+                with gradio.Column():
+                    image = gradio.Image(type="filepath", label="Picture", sources=["upload", "webcam", "clipboard"])
+                    question = gradio.Textbox(
+                        label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1
+                    )
+                    button = gradio.Button("Ask", variant="primary")
+                    gradio.Examples(examples(), [image, question], label="Examples")
+                with gradio.Column():
+                    bars = gradio.Label(label="Answer", num_top_classes=6)
+                    picture = gradio.Image(
+                        label="Heat map", format="png", interactive=False, visible=bool(answerer.maps),
+                        buttons=["download", "fullscreen"],
+                    )  # fmt: skip
+                    with gradio.Row(visible=bool(answerer.maps)):
+                        name = gradio.Dropdown(answerer.maps, value=next(iter(answerer.maps), None), label="It shows")
+                        strength = gradio.Slider(0, 1, 0.5, step=0.05, label="Opacity of the heat map")
+                    talk = gradio.Chatbot(label="Asked about this picture", height=260, buttons=[])
+            if report:
+                with gradio.Tab("Evaluation") as tab:
+                    frame = gradio.HTML()
+                tab.select(lambda: _framed(report), None, frame, api_visibility="private")
+        asked = gradio.on(
+            [button.click, question.submit], ask, [image, question, name, strength, seen], [bars, picture, talk, seen],
+            api_name="answer",
+        )  # fmt: skip
+        asked.success(None, question, None, js=_KEEP_IN_LINK)
+        gradio.on(
+            [name.input, strength.release], redraw, [name, strength, seen], picture, api_visibility="private",
+            show_progress="hidden",
+        )  # fmt: skip
+        page.load(question_of_link, None, question, api_visibility="private")
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+_KEEP_IN_LINK = "question => { history.replaceState(null, '', '?question=' + encodeURIComponent(question)); }"
+
+
+def _framed(report):
+    """The report in a frame of its own, which can run its script and reach nothing outside of it."""
+    page = html.escape(report.read_text(encoding="utf-8"))
+    style = "width: 100%; height: 80vh; border: 0"
+    return f'<iframe title="Evaluation report" sandbox="allow-scripts" style="{style}" srcdoc="{page}"></iframe>'
+
+
+def examples():
+    """Pictures drawn here, with a question each, so that a first visitor needs nothing."""
+    from PIL import Image, ImageDraw
+
+    folder, rows = Path(tempfile.mkdtemp(prefix="vqafusion-examples-")), []
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    questions = ("what shape is in the image?", "what color is the shape?", "is there a red shape?")
+    for sides, colour, question in zip((60, 4, 3), ("red", "blue", "green"), questions):
+        image = Image.new("RGB", (256, 256), "#eef0fa")
+        ImageDraw.Draw(image).regular_polygon((128, 128, 80), sides, fill=colour)
+        image.save(folder / f"{colour}.png")
+        rows.append([str(folder / f"{colour}.png"), question])
+    return rows
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="vqafusion-app", description="A page where people ask pictures questions.")
+    parser.add_argument("model", nargs="?", help="name on the Hub or folder; a Space's space.json names it")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in; think of --auth")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
+    parser.add_argument("--abstain_below", type=float, default=0.0, help="below this probability: not sure")
+    parser.add_argument("--report", help="report.html of eval.py; default: beside the model or one folder above it")
+    return parser
+
+
+def load_pipeline(name, trust_remote_code):
+    """The model by this package's code; in a Space, which has not got the package, by the model's own if trusted."""
+    try:
+        from vqafusion.loading import load_model
+        from vqafusion.pipeline_vqafusion import VqaFusionPipeline
+    except ImportError:
+        from transformers import pipeline
+
+        return pipeline("visual-question-answering", model=name, trust_remote_code=trust_remote_code)
+    processor, model = load_model(name)
+    return VqaFusionPipeline(model=model, processor=processor)
+
+
+def main(argv=None):
+    args = arguments().parse_args(argv)
+    space = Path(__file__).with_name("space.json")  # what `vqafusion-push --space` wrote beside this file
+    space = json.loads(space.read_text()) if space.is_file() else {}
+    args.model = args.model or space.get("model")
+    if not args.model:
+        arguments().error("give a model: its name on the Hub or its folder")
+    if args.auth and ":" not in args.auth:
+        arguments().error("--auth must be USER:PASSWORD")
+    if not 0 <= args.abstain_below <= 1:
+        arguments().error(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses what has twice as many
+    folder = Path(args.model)
+    found = [Path(args.report)] if args.report else [folder / "report.html", folder.parent / "report.html"]
+    report = next((file for file in found if file.is_file()), None)
+    if args.report and not report:
+        arguments().error(f"--report: no file {args.report}")
+    try:
+        page = build(
+            Answerer(load_pipeline(args.model, space.get("trust_remote_code", False)), args.abstain_below), report
+        )
+    except (ValueError, OSError) as error:
+        arguments().error(" ".join(str(error).split()))
+    page.launch(
+        server_name=args.host, server_port=args.port, auth=tuple(args.auth.split(":", 1)) if args.auth else None,
+        max_file_size=MAX_UPLOAD, ssr_mode=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

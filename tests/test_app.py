@@ -1,0 +1,273 @@
+"""The page: its parts in this process, and the whole in a real browser and from many clients at once."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import gradio
+import pytest
+import torch
+from conftest import ANSWERS, ROOT, draw, tiny_config
+from gradio_client import Client, handle_file
+from PIL import Image
+from test_processing_vqafusion import huge_header
+
+from vqafusion import VqaFusionForVisualQuestionAnswering, app
+from vqafusion.pipeline_vqafusion import VqaFusionPipeline
+
+CHROMIUM = shutil.which("chromium")
+ASK = "is it red?"
+
+
+@pytest.fixture
+def answerer(model, processor):
+    return app.Answerer(VqaFusionPipeline(model=model, processor=processor))
+
+
+def test_a_second_question_does_not_encode_the_picture_again(answerer):
+    seen = answerer.look(draw(), None)
+    first = answerer.answer(ASK, seen)
+    assert answerer.look(draw(), seen) is seen and answerer.encoded == 1
+    assert answerer.answer("how many shapes are there?", seen) != first
+    other = answerer.look(draw("blue"), seen)
+    assert answerer.encoded == 2 and other["digest"] != seen["digest"]
+    expected = answerer.pipe(draw(), ASK)
+    assert [a["answer"] for a in first] == [a["answer"] for a in expected]
+    assert [a["score"] for a in first] == pytest.approx([a["score"] for a in expected], abs=1e-6)
+
+
+def test_every_heat_map_has_the_pictures_size_and_follows_the_opacity(answerer):
+    assert answerer.maps == [app.EVERY_LAYER, *(f"attention, layer {number}" for number in (1, 2, 3))]
+    seen = answerer.look(draw(), None)
+    drawn = [answerer.overlay(ASK, seen, name, 0.5) for name in answerer.maps]
+    assert all(overlay.size == draw().size for overlay in drawn) and len({o.tobytes() for o in drawn}) == 4
+    assert answerer.overlay(ASK, seen, app.EVERY_LAYER, 0).tobytes() == draw().tobytes()
+
+
+def test_below_the_threshold_it_is_not_sure(model, processor):
+    answerer = app.Answerer(VqaFusionPipeline(model=model, processor=processor), abstain_below=1.0)
+    assert answerer.answer(ASK, answerer.look(draw(), None))[0]["answer"] == "not sure"
+
+
+def test_a_blind_model_answers_without_heat_maps(model, processor):
+    model.config.blind = True
+    answerer = app.Answerer(VqaFusionPipeline(model=model, processor=processor))
+    seen = answerer.look(draw(), None)
+    assert answerer.maps == [] and answerer.encoded == 0 and answerer.answer(ASK, seen)[0]["answer"] in ANSWERS
+
+
+@pytest.mark.parametrize(
+    "name, data, question, said",
+    [
+        (None, None, ASK, "Choose a picture"),
+        ("image.png", None, "  ", "Type a question"),
+        ("image.png", None, "a" * 201, "longer than 200 characters"),
+        ("text.jpg", b"this is text", ASK, "not a picture"),
+        ("huge.png", huge_header(), ASK, "many pixels|not a picture"),
+        ("empty.png", b"", ASK, "not a picture"),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(name, data, question, said, tmp_path):
+    file = tmp_path / (name or "none")
+    if name:
+        file.write_bytes(data) if data is not None else draw().save(file)
+    with pytest.raises(gradio.Error, match=said):
+        app.checked(str(file) if name else None, question)
+
+
+def test_a_picture_lies_as_it_was_taken(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    draw(size=(48, 40)).save(tmp_path / "photo.jpg", exif=exif)
+    image, question = app.checked(str(tmp_path / "photo.jpg"), f" {ASK} ")
+    assert image.size == (40, 48) and question == ASK
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ((), "give a model"),
+        (("m", "--auth", "user"), "--auth must be USER:PASSWORD"),
+        (("m", "--abstain_below", "7"), "--abstain_below must be from 0 to 1"),
+        (("m", "--report", "/nowhere"), "no file /nowhere"),
+        (("/nowhere/model",), "/nowhere/model"),
+    ],
+)
+def test_bad_usage(arguments, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        app.main(list(arguments))
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and said in printed and "Traceback" not in printed
+
+
+@pytest.fixture(scope="module")
+def served(processor, tmp_path_factory):
+    """Address of the page in a process of its own, with a report beside the model."""
+    folder = tmp_path_factory.mktemp("app")
+    torch.manual_seed(0)
+    VqaFusionForVisualQuestionAnswering(tiny_config()).save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "report.html").write_text("<title>r</title><h1>The report</h1><script>document.body.id = 'ran'</script>")
+    draw().save(folder / "image.png")
+    (folder / "text.jpg").write_text("this is text")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port)]
+    log = (folder / "log.txt").open("w")
+    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    served.folder, address = folder, f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        time.sleep(0.25)
+        try:
+            urllib.request.urlopen(address, timeout=5)
+            break
+        except OSError:
+            assert process.poll() is None, (folder / "log.txt").read_text()
+    yield folder, address
+    process.terminate()
+    process.wait(20)
+
+
+def test_programs_ask_too(served):
+    folder, address = served
+    client = Client(address, verbose=False)
+    bars, *_ = client.predict(handle_file(folder / "image.png"), ASK, api_name="/answer")
+    assert bars["label"] in ANSWERS and len(bars["confidences"]) == 5
+    for file, question, said in ((folder / "text.jpg", ASK, "picture"), (folder / "image.png", "", "Type a question")):
+        with pytest.raises(Exception, match=said):
+            client.predict(handle_file(file), question, api_name="/answer")
+
+
+def test_nothing_of_the_server_can_be_read_through_it(served):
+    folder, address = served
+    for path in ("/etc/passwd", str(ROOT / "setup.cfg"), str(folder / "report.html"), "../../../etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/gradio_api/file={path}", timeout=20)
+        assert refused.value.code in (403, 404)
+
+
+def test_malformed_requests_leave_it_well(served):
+    folder, address = served
+    bodies = [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"data": null}',
+        b'{"data": [1, 2]}',
+        b'{"data": [{"path": "/etc/passwd"}, "q"]}',
+    ]
+    codes = set()
+    for number in range(70):
+        request = urllib.request.Request(
+            f"{address}/gradio_api/call/answer", bodies[number % len(bodies)], {"Content-Type": "application/json"}
+        )
+        try:
+            codes.add(urllib.request.urlopen(request, timeout=20).status)
+        except urllib.error.HTTPError as error:
+            codes.add(error.code)
+    assert 500 not in codes, codes
+    test_programs_ask_too(served)
+
+
+def test_clients_at_once_are_all_answered(served):
+    folder, address = served
+
+    def visit(number):
+        client = Client(address, verbose=False)
+        return [client.predict(handle_file(folder / "image.png"), f"{ASK} {n}", api_name="/answer") for n in range(3)]
+
+    with ThreadPoolExecutor(6) as visitors:
+        answers = [bars["label"] for visit in visitors.map(visit, range(6)) for bars, *_ in visit]
+    assert len(answers) == 18 and set(answers) <= set(ANSWERS)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium, which .ci/run installs")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser, served):
+    said = []
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.on("console", lambda message: message.type == "error" and said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"{served[1]}?question=is+it+blue%3F")
+    page.wait_for_selector("text=Ask pictures questions")
+    yield page
+    page.close()
+    assert said == []
+
+
+def ask(page, question, times):
+    """Type the question, press Enter, wait until so many answers stand in the list."""
+    page.get_by_label("Question").fill(question)
+    page.get_by_label("Question").press("Enter")
+    page.wait_for_function(f"document.querySelectorAll('.message.bot').length === {times}", timeout=30_000)
+
+
+def test_a_visitor_asks_about_a_picture(page, served):
+    assert page.get_by_label("Question").input_value() == "is it blue?"  # from the link
+    page.set_input_files("input[type=file]", served[0] / "image.png")
+    ask(page, "is it red?", 1)
+    heat_map = page.locator("img[src*='.png'][alt*='Heat map'], .image-frame img").last
+    first = heat_map.get_attribute("src")
+    assert page.get_by_test_id("label-output-value").inner_text() in ANSWERS
+    assert "question=is%20it%20red%3F" in page.url
+    ask(page, "how many shapes are there?", 2)
+    assert heat_map.get_attribute("src") != first
+    page.get_by_label("It shows").click()
+    second = heat_map.get_attribute("src")
+    page.get_by_role("option", name="attention, layer 2").click()
+    page.wait_for_function("src => [...document.images].every(image => image.src !== src)", arg=second)
+
+
+def test_an_example_needs_nothing(page):
+    page.locator(".gallery button, .gallery-item, table tbody tr").first.click()
+    page.wait_for_function("document.querySelector('textarea').value.includes('shape')")
+    ask(page, page.get_by_label("Question").input_value(), 1)
+
+
+def test_a_text_file_is_refused_in_plain_words(page, served):
+    page.set_input_files("input[type=file]", served[0] / "text.jpg")
+    page.get_by_label("Question").fill(ASK)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.wait_for_selector("text=/picture/i >> visible=true")
+    assert "Traceback" not in page.content()
+
+
+def test_the_report_is_on_the_second_tab(page):
+    page.get_by_role("tab", name="Evaluation").click()
+    frame = page.frame_locator("iframe[title='Evaluation report']")
+    assert frame.locator("h1").inner_text() == "The report" and frame.locator("#ran").count() == 1
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 375])
+def test_it_fits_phones_and_the_dark_and_is_accessible(page, served, width, colours):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.emulate_media(color_scheme=colours)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.set_input_files("input[type=file]", served[0] / "image.png")
+    ask(page, ASK, 1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = Axe().run(page).response["violations"]
+    grave = [
+        (each["id"], [n["html"][:120] for n in each["nodes"]])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert grave == [], json.dumps(grave, indent=1)
