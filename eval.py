@@ -14,7 +14,7 @@ from vqafusion.analysis.failures import FAILED_BELOW, categories, count_categori
 from vqafusion.analysis.faithfulness import faithfulness
 from vqafusion.analysis.model_run import ModelRun
 from vqafusion.analysis.records import RECORDS, make_records, read_predictions, read_run, same_questions, write_lines
-from vqafusion.analysis.report import write_report
+from vqafusion.analysis.report import interval_text, shown, write_report
 from vqafusion.analysis.scores import paired_difference
 from vqafusion.analysis.summary import abstaining, summarize
 from vqafusion.analysis.words import Words
@@ -63,7 +63,9 @@ class EvalArguments:
     abstain_below: float | None = field(
         default=None, metadata={"help": "below this probability the answer is 'not sure': what would that be worth?"}
     )
-    wordnet: str | None = field(default=None, metadata={"help": "folder of WordNet, where nltk or Debian has none"})
+    wordnet: str | None = field(
+        default=None, metadata={"help": "folder of WordNet's files; default: where Debian keeps them"}
+    )
     heat_map_questions: int = field(
         default=0, metadata={"help": "test the heat maps on so many questions, by deletion and insertion"}
     )
@@ -76,14 +78,35 @@ def check(args):
         raise ValueError("give one of --model, --baseline and --predictions")
     if args.baseline not in (None, "prior") or (args.baseline and not args.train_split):
         raise ValueError("the one baseline is --baseline prior, with --train_split")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, not {args.batch_size}")
+    for name, least in (("batch_size", 1), ("max_samples", 1), ("heat_map_questions", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
     if args.abstain_below is not None and not 0 <= args.abstain_below <= 1:
         raise ValueError(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
-    if (args.fit_temperature or args.heat_map_questions) and not args.model:
-        raise ValueError("--fit_temperature and --heat_map_questions need a --model")
+    for name in ("fit_temperature", "heat_map_questions", "image_states_dir"):
+        if getattr(args, name) and not args.model:
+            raise ValueError(f"--{name} needs a --model")
+    if args.baseline and args.abstain_below is not None:
+        raise ValueError("--abstain_below needs probabilities, and the prior has none")
     if args.fit_temperature and not Path(args.model).is_dir():
         raise ValueError("--fit_temperature writes to the model's config.json, so --model must be a folder")
+
+
+def read_baselines(args, rows):
+    """`{"blind" or "prior": (metrics, records in the order of the rows)}` of the runs that were named."""
+    runs = {}
+    for name, folder in (("blind", args.blind_run), ("prior", args.prior_run)):
+        if folder:
+            metrics, records = read_run(folder)
+            if metrics.get("run") != name:
+                raise ValueError(
+                    f"--{name}_run {folder} is a run of {metrics.get('run')!r}, not of the {name} baseline"
+                )
+            try:
+                runs[name] = metrics, same_questions(rows["question_id"], records)
+            except ValueError as error:
+                raise ValueError(f"--{name}_run {folder}: {error}") from None
+    return runs
 
 
 def answer(args, rows):
@@ -92,6 +115,7 @@ def answer(args, rows):
         return read_predictions(args.predictions, rows["question_id"]), None
     if args.baseline:
         train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
+        check_answered(train_rows, args.train_split)
         return [[{"answer": each} for each in ranked] for ranked in prior_answers(train_rows, rows, TOP_K)], None
     run = ModelRun(args.model, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
     if args.fit_temperature:
@@ -100,20 +124,18 @@ def answer(args, rows):
 
 
 def explain(records, run, blind, words):
-    """Put `categories` and `heat_map` into the records of wrong answers; count the categories."""
-    wrong = [index for index, record in enumerate(records) if record["accuracy"] < FAILED_BELOW]
+    """
+    Put into the records of wrong answers their `categories` and the blind model's answer, and into those that the
+    report shows their `heat_map`; count the categories.
+    """
+    maps = run.heat_maps(shown(records)) if run else {}
     best = run.vocabulary_best() if run else None
-    maps = run.heat_maps(wrong) if run else {}
-    for index in wrong:
-        records[index]["heat_map"] = maps.get(index)
-        records[index]["blind"] = blind and blind[index]["ranked"][0]["answer"]
-        records[index]["categories"] = categories(
-            records[index],
-            words,
-            best and best[index],
-            records[index]["blind"],
-            maps.get(index),
-        )
+    for index, record in enumerate(records):
+        record["heat_map"] = maps.get(index)
+        if record["accuracy"] < FAILED_BELOW:
+            record["blind"] = blind and blind[index]["ranked"][0]["answer"]
+            known = best and best[index], record["blind"], record["heat_map"]
+            record["categories"] = categories(record, words, *known)
     return count_categories(records)
 
 
@@ -132,16 +154,19 @@ def print_table(metrics):
     intervals = metrics["intervals"]
     rows = [
         ("overall", metrics["overall"], intervals["overall"]),
-        *((kind, value, intervals["per_answer_type"][kind]) for kind, value in metrics["per_answer_type"].items()),
+        *(
+            (kind or "(none)", value, intervals["per_answer_type"][kind])
+            for kind, value in metrics["per_answer_type"].items()
+        ),
     ]
     if f"top_{TOP_K}" in metrics:
         rows.append((f"top-{TOP_K}", metrics[f"top_{TOP_K}"], intervals[f"top_{TOP_K}"]))
     print(f"\n{'official accuracy':<20}{'%':>8}   95 % interval")
-    for name, value, (low, high) in rows:
-        print(f"{name:<20}{value:>8.2f}   {low:.2f} – {high:.2f}")
+    for name, value, interval in rows:
+        print(f"{name:<20}{value:>8.2f}   {interval_text(interval)}")
     for name, other in metrics["compared"].items():
-        low, high = other["interval"]
-        print(f"above {name:<14}{other['difference']:>8.2f}   {low:.2f} – {high:.2f}   p = {other['p_value']:.4f}")
+        p_value = f"p = {other['p_value']:.4f}"
+        print(f"above {name:<14}{other['difference']:>8.2f}   {interval_text(other['interval'])}   {p_value}")
     print(f"{'questions':<20}{metrics['questions']:>8}")
 
 
@@ -152,46 +177,60 @@ def main(argv=None):
     keep_freed_memory()
     output_dir = writable_folder(args.output_dir)
     words = Words(args.wordnet)
-    baselines = {"blind": args.blind_run, "prior": args.prior_run}
-    baselines = {name: read_run(folder) for name, folder in baselines.items() if folder}
     rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
     rows = rows.select(range(min(args.max_samples or len(rows), len(rows))))
-    without_answers = not any(rows["answers"])
-    if not without_answers:
-        check_answered(rows, args.split)
+    if not any(rows["answers"]):
+        return submit(args, rows, output_dir)
+    check_answered(rows, args.split)
+    baselines = read_baselines(args, rows)
     ranked, run = answer(args, rows)
-    predictions = [{"question_id": key, "answer": best[0]["answer"]} for key, best in zip(rows["question_id"], ranked)]
-    write_json(output_dir / "predictions.json", predictions)
-    if without_answers:
-        print(f"{args.split} has no human answers to compare with; written: {output_dir / 'predictions.json'}")
-        return None
-
     records = make_records(rows, ranked)
-    baselines = {
-        name: (metrics, same_questions(records, others, (args.output_dir, name)))
-        for name, (metrics, others) in baselines.items()
-    }
-    metrics = summarize(records) | {"dataset": args.dataset, "split": args.split}
+    metrics = {"run": args.baseline or ("blind" if run and run.model.config.blind else "model")}
+    metrics |= summarize(records) | {"dataset": args.dataset, "split": args.split}
     metrics["compared"] = compare(records, baselines)
     if args.abstain_below is not None:
         metrics["abstaining"] = abstaining(records, args.abstain_below)
     metrics["failures"] = explain(records, run, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
-        metrics.update(run.extra)
-        metrics["vocabulary_ceiling"] = ceiling(run.encoded)
-    if args.heat_map_questions and not run.model.config.blind:
+        metrics.update(run.extra, vocabulary_ceiling=ceiling(run.encoded))
+    if args.heat_map_questions:
         sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
         metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}
+
+    write_predictions(args, records, output_dir)
     write_lines(output_dir / RECORDS, ({k: v for k, v in r.items() if k not in EXPLAINED} for r in records))
     write_lines(output_dir / "failures.jsonl", (record for record in records if "categories" in record))
     write_json(output_dir / "metrics.json", metrics)
     title = f"{args.model or args.predictions or args.baseline} on {args.split}"
     write_report(output_dir, title, metrics, records, rows, run)
+    if args.fit_temperature:
+        run.save_temperature()
     print_table(metrics)
-    print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, predictions.json, failures.jsonl and more beside it")
+    print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, failures.jsonl and more beside it")
     if args.open:
         webbrowser.open((output_dir / "report.html").resolve().as_uri())
     return metrics
+
+
+def submit(args, rows, output_dir):
+    """A split without human answers: write what the evaluation server takes, or check it."""
+    for name in ("fit_temperature", "abstain_below", "heat_map_questions", "blind_run", "prior_run"):
+        if getattr(args, name):
+            raise ValueError(f"--{name}: {args.split} has no human answers to compare with")
+    ranked, _ = answer(args, rows)
+    if args.predictions:
+        print(f"{args.predictions}: every question of {args.split} is answered once, in the official format")
+        return
+    answered = [{"question_id": key, "ranked": best} for key, best in zip(rows["question_id"], ranked)]
+    write_predictions(args, answered, output_dir)
+    print(f"{args.split} has no human answers to compare with; written: {output_dir / 'predictions.json'}")
+
+
+def write_predictions(args, records, output_dir):
+    """The answers in the official result format, unless they came in it."""
+    if not args.predictions:
+        entries = [{"question_id": r["question_id"], "answer": r["ranked"][0]["answer"]} for r in records]
+        write_json(output_dir / "predictions.json", entries)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .processing_vqafusion import VqaFusionProcessor, load_image, max_question_l
 
 logger = logging.get_logger(__name__)
 QUESTIONS_PER_PASS = 256  # so many questions about one image at the most; memory grows with them
+PLACES_PER_PASS = 64  # of a heat map; memory grows with them
 KNOWN = "top_k, return_attention, abstain_below, batch_size"
 NOT_SURE = "not sure"
 NO_EFFECT = ("padding", "timeout", "truncation")  # of the pipeline that transformers had before version 5
@@ -211,18 +212,25 @@ def ablation_map(model, input_ids, attention_mask, image_states):
         fusion sees (fewer than the encoder's patches where `image_pool_size` averages them).
     """
     tokens = model.vqafusion.pool_grid(image_states.float())  # what the fusion sees; pooling them again does nothing
-    places = isqrt(tokens.shape[1]) ** 2
+    side = isqrt(image_states.shape[1])
+    side = min(model.config.image_pool_size or side, side)
+    places = side**2
     taken = torch.eye(places + 1, dtype=torch.bool, device=tokens.device)[:, :places, None]  # none in the last row
     maps = []
     for ids, mask, states in zip(input_ids, attention_mask, tokens):
         prefix, grid = states[:-places], states[-places:]  # CLS always stays
         ablated = torch.where(taken, grid.mean(dim=0), grid)  # (places + 1, places, width)
         ablated = torch.cat([prefix.expand(len(taken), -1, -1), ablated], dim=1)
-        question = {"input_ids": ids.expand(len(taken), -1), "attention_mask": mask.expand(len(taken), -1)}
-        logits = model(**question, image_states=ablated).logits.float()
+        logits = torch.cat([_logits(model, ids, mask, part) for part in ablated.split(PLACES_PER_PASS)])
         fall = (logits[-1] - logits[:-1])[:, logits[-1].argmax()]
-        maps.append(fall.clamp(min=0).view(isqrt(places), isqrt(places)))
+        maps.append(fall.clamp(min=0).view(side, side))
     return torch.stack(maps)
+
+
+def _logits(model, ids, mask, states):
+    """`(pictures, answers)`: of one question about several states of pictures."""
+    question = {"input_ids": ids.expand(len(states), -1), "attention_mask": mask.expand(len(states), -1)}
+    return model(**question, image_states=states).logits.float()
 
 
 def draw_overlay(image, attention, strength=0.5):

@@ -1,6 +1,6 @@
 """Whether the model's probabilities mean what they say, and what it gains by not answering when it is not sure."""
 
-from zlib import crc32
+from hashlib import md5
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def fit_temperature(logits, accuracy, probabilities):
 
 def in_first_half(image_ids):
     """`(questions,)` booleans: the images on which something is fitted; what is reported comes from the others."""
-    return np.array([crc32(str(image_id).encode()) % 2 == 0 for image_id in image_ids])
+    return np.array([md5(str(image_id).encode()).digest()[0] % 2 == 0 for image_id in image_ids])
 
 
 def risk_coverage(confidence, accuracy):
@@ -111,9 +111,13 @@ def effective_reliability(confidence, accuracy, threshold, cost=1.0):
 
 
 def best_threshold(confidence, accuracy, cost=1.0):
-    """The threshold of the highest effective reliability; above all confidences if every answer costs."""
-    candidates = [*np.unique(confidence), np.inf]
-    return float(max(candidates, key=lambda t: effective_reliability(confidence, accuracy, t, cost)))
+    """The threshold of the highest effective reliability; infinite if every way to answer costs more than it gains."""
+    confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
+    order = np.argsort(-confidence, kind="stable")
+    gained = np.cumsum(np.where(accuracy > 0, accuracy, -cost)[order])
+    last = np.flatnonzero(np.diff(confidence[order], append=-1))  # those equally sure are answered together
+    best = last[np.argmax(gained[last])]
+    return float(confidence[order][best]) if gained[best] > 0 else np.inf
 
 
 def abstention(confidence, accuracy, image_ids):

@@ -23,7 +23,11 @@ def main(argv=None):
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     _, records = read_run(args.run_a)
-    others = same_questions(records, read_run(args.run_b)[1], (args.run_a, args.run_b))
+    _, others = read_run(args.run_b)
+    try:
+        others = same_questions([record["question_id"] for record in records], others)
+    except ValueError as error:
+        raise ValueError(f"{args.run_b} cannot be compared with {args.run_a}: {error}") from None
     kinds = sorted({record["answer_type"] or "" for record in records})
     rows = {}
     for kind in ("overall", *kinds):

@@ -27,7 +27,7 @@ CATEGORIES = {
     "reading": "the question asks for something written: words, a name, a number, a time, a brand",
     "position": "the question asks where something is, or on which side",
     "low confidence": f"the probability of the answer is below {LOW_CONFIDENCE:g}",
-    "diffuse heat map": f"the heat map has {100 * DIFFUSE:g} % or more of the entropy of an even one",
+    "diffuse heat map": f"the heat map, where one was drawn, has {100 * DIFFUSE:g} % of an even one's entropy or more",
 }
 
 _READING = {
@@ -81,7 +81,8 @@ def answer_kind(answer):
 def entropy(counts):
     """Of shares in proportion to `counts`, in bits."""
     counts = [count for count in counts if count > 0]
-    return sum(-count / sum(counts) * math.log2(count / sum(counts)) for count in counts)
+    total = sum(counts)
+    return sum(-count / total * math.log2(count / total) for count in counts)
 
 
 def evenness(heat_map):

@@ -114,7 +114,7 @@ def _probabilities(model, question, pixels, kept, side):
     several = {name: value.expand(len(kept), -1) for name, value in question.items()}
     probabilities = model.probabilities(model(image_states=states, **several).logits)
     whole = max(range(len(kept)), key=lambda index: len(kept[index]))
-    return probabilities[:, probabilities[whole].argmax()].cpu().numpy()
+    return probabilities[:, probabilities[whole].argmax()].float().cpu().numpy()
 
 
 def _centre(side):

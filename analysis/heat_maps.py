@@ -116,9 +116,9 @@ def _integrated_gradients(model, features, steps=8):
 
     with torch.no_grad():
         target = score(states).argmax(dim=-1)
-    attribution = IntegratedGradients(score).attribute(
-        states, baselines=states.mean(dim=1, keepdim=True).expand_as(states), target=target, n_steps=steps
-    )
+    prefix, grid = states.split([states.shape[1] - isqrt(states.shape[1]) ** 2, isqrt(states.shape[1]) ** 2], dim=1)
+    empty = torch.cat([prefix, grid.mean(dim=1, keepdim=True).expand_as(grid)], dim=1)
+    attribution = IntegratedGradients(score).attribute(states, baselines=empty, target=target, n_steps=steps)
     return attribution.sum(dim=-1)
 
 

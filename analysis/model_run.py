@@ -58,7 +58,7 @@ class ModelRun:
 
     def fit_temperature(self):
         """
-        Fit the temperature on half of the images and write it to the folder's `config.json`.
+        Fit the temperature on half of the images; [`save_temperature`] keeps it.
 
         Returns:
             dict: `temperature`, and the expected calibration error in percent on the other half, at temperature 1 and
@@ -82,16 +82,24 @@ class ModelRun:
             config.answer_temperature = temperature
             confidence = self.model.probabilities(logits[~fit]).amax(dim=-1)
             errors.append(round(100 * expected_calibration_error(confidence.numpy(), accuracy[~fit].numpy()), 2))
-        file = self.folder / "config.json"
-        write_json(file, {**json.loads(file.read_text()), "answer_temperature": found})
         return {"temperature": found, "error_at_1": errors[0], "error": errors[1], "questions": int((~fit).sum())}
+
+    def save_temperature(self):
+        """Write it to the folder's `config.json`."""
+        file = self.folder / "config.json"
+        found = self.model.config.answer_temperature
+        write_json(file, {**json.loads(file.read_text()), "answer_temperature": found})
 
     def vocabulary_best(self):
         """For each row the best official score, in percent, that the model's answers allow."""
-        return [100 * max(scores, default=0) for scores in self.encoded["label_scores"]]
+        names, columns = self.model.config.id2label, (self.encoded["label_ids"], self.encoded["answers"])
+        return [
+            100 * max((question_score(names[label], answers) for label in labels), default=0)
+            for labels, answers in zip(*columns)
+        ]
 
     def heat_maps(self, indices, variant=DEFAULT):
-        """For each of the rows `(rows, columns)` nested lists that sum to 1; empty for a model that does not look."""
+        """For each of the rows a nested list `(rows, columns)` that sums to 1; none of a model that does not look."""
         if self.model.config.blind:
             return {}
         indices = sorted(indices, key=self.image_ids.__getitem__)

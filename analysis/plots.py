@@ -14,7 +14,7 @@ _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
     "axes.edgecolor": _INK, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    "legend.frameon": False,
+    "legend.frameon": False, "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -65,8 +65,8 @@ def _by_type(metrics):
         for number, (name, row) in enumerate(rows.items()):
             values = np.array([row["overall"], *(row["per_answer_type"].get(kind, np.nan) for kind in kinds[1:])])
             edges = row["intervals"]
-            edges = [edges["overall"], *(edges["per_answer_type"].get(kind, (np.nan,) * 2) for kind in kinds[1:])]
-            reach = np.abs(np.array(edges).T - values)
+            edges = [edges["overall"], *(edges["per_answer_type"].get(kind) for kind in kinds[1:])]
+            reach = np.abs(np.array([edge or (np.nan, np.nan) for edge in edges]).T - values)
             place = np.arange(len(kinds)) + (number - (len(rows) - 1) / 2) * width
             axes.bar(place, values, width * 0.92, yerr=reach, color=COLOURS[name], label=name, ecolor=_INK, capsize=2)
         axes.set_xticks(range(len(kinds)), kinds)
@@ -84,7 +84,7 @@ def _by_question_type(metrics, most=20):
         for name, row in rows.items():
             values = [row.get("per_question_type", {}).get(kind, np.nan) for kind in kinds]
             axes.plot(values, range(len(kinds)), "o", color=COLOURS[name], label=name, markersize=5)
-        edges = np.array([metrics["intervals"]["per_question_type"][kind] for kind in kinds])
+        edges = np.array([metrics["intervals"]["per_question_type"][kind] or (np.nan, np.nan) for kind in kinds])
         axes.hlines(range(len(kinds)), edges[:, 0], edges[:, 1], color=COLOURS["model"], linewidth=1)
         axes.set_yticks(range(len(kinds)), [f"{kind or '(none)'}  ({counts[kind]})" for kind in kinds])
         axes.set_xlim(0, 100)

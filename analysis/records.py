@@ -68,8 +68,8 @@ def read_run(folder):
     folder = Path(folder)
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        with (folder / RECORDS).open(encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
         for record in records:
             record["question_id"], record["image_id"], record["accuracy"], record["ranked"][0]["answer"]
     except FileNotFoundError as error:
@@ -81,22 +81,20 @@ def read_run(folder):
     return metrics, records
 
 
-def same_questions(records, others, names):
+def same_questions(question_ids, records):
     """
     Returns:
-        `others` in the order of `records`.
+        `records` in the order of `question_ids`.
 
     Raises:
-        ValueError: the two are not about the same questions.
+        ValueError: they are about other questions.
     """
-    by_id = {record["question_id"]: record for record in others}
-    missing = [record["question_id"] for record in records if record["question_id"] not in by_id]
-    if missing or len(by_id) != len(records):
-        raise ValueError(
-            f"{names[0]} and {names[1]} are not about the same questions ({len(records)} and {len(by_id)}"
-            + (f"; {missing[0]} is in the first only)" if missing else ")")
-        )
-    return [by_id[record["question_id"]] for record in records]
+    by_id = {record["question_id"]: record for record in records}
+    missing = [key for key in question_ids if key not in by_id]
+    if missing or len(by_id) != len(question_ids):
+        more = f", and not {missing[0]}" if missing else ""
+        raise ValueError(f"it has {len(by_id)} questions where {len(question_ids)} are asked for{more}")
+    return [by_id[key] for key in question_ids]
 
 
 def read_predictions(file, question_ids):
@@ -116,14 +114,14 @@ def read_predictions(file, question_ids):
     """
     try:
         entries = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f'{file} must be a JSON list of {{"question_id": …, "answer": …}}')
     answers = {}
     for position, entry in enumerate(entries):
         key, answer, score = entry.get("question_id"), entry.get("answer"), entry.get("score")
-        if not isinstance(key, (int, str)) or isinstance(key, bool) or not isinstance(answer, str):
+        if type(key) is not int or not isinstance(answer, str) or not answer.isascii() and _unwritable(answer):
             raise ValueError(f"{file}: entry {position} needs question_id, a number, and answer, a text: {entry}")
         if score is not None and (
             isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1
@@ -132,8 +130,19 @@ def read_predictions(file, question_ids):
         if key in answers:
             raise ValueError(f"{file}: question {key} is answered twice")
         answers[key] = [{"answer": answer} | ({} if score is None else {"score": score})]
+    if 0 < sum("score" in answer for (answer,) in answers.values()) < len(answers):
+        raise ValueError(f"{file}: some answers have a score and some have none; give all of them or none")
     known = set(question_ids)
     for what, keys in (("not of this split", answers.keys() - known), ("not answered", known - answers.keys())):
         if keys:
             raise ValueError(f"{file}: {len(keys)} questions are {what}, such as {min(keys, key=str)}")
     return [answers[key] for key in question_ids]
+
+
+def _unwritable(text):
+    """Half of a surrogate pair, which JSON allows and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

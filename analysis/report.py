@@ -10,6 +10,7 @@ import cv2
 import jinja2
 import numpy as np
 from datasets import Image as ImageColumn
+from PIL import Image
 
 from ..command_line import whole_file
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
@@ -25,6 +26,16 @@ _IMAGE_SIDE = 224  # pixels of the longer side
 _MAP_SIDE = 28  # pixels; the browser stretches it over the picture
 
 
+def shown(records):
+    """Indices of the records in the gallery, failures first; the same whether they have categories yet or not."""
+    wrong = [index for index, record in enumerate(records) if record["accuracy"] < FAILED_BELOW]
+    right = [index for index, record in enumerate(records) if record["accuracy"] >= FAILED_BELOW]
+    rng = random.Random(0)
+    if len(wrong) > FAILURES_SHOWN:
+        wrong = sorted(rng.sample(wrong, FAILURES_SHOWN))
+    return wrong + sorted(rng.sample(right, min(RIGHT_SHOWN, len(right))))
+
+
 def write_report(output_dir, title, metrics, records, rows, run=None):
     """
     Args:
@@ -34,39 +45,41 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         rows (`datasets.Dataset`): columns of `FEATURES`, in the records' order.
         run ([`ModelRun`], *optional*): where the answers come from; its heat maps are drawn on right answers too.
     """
-    shown = _choose(records)
-    right = [index for index in shown if "categories" not in records[index]]
-    maps = run.heat_maps(right) if run else {}
     accuracy = np.array([record["accuracy"] for record in records]) / 100
     drawn = plots(metrics, confidences(records), accuracy, _history(run))
     environment = jinja2.Environment(loader=jinja2.PackageLoader("vqafusion", "analysis"), autoescape=True)
-    gallery = _gallery(shown, maps, records, rows, run)
     page = environment.get_template("report.html.jinja").render(
         title=title, metrics=metrics, table=table(metrics), plots=drawn, categories=CATEGORIES, top_k=TOP_K,
+        overall_interval=interval_text(metrics["intervals"]["overall"]),
         heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
         wrong=sum("categories" in record for record in records),
-        gallery=json.dumps(gallery, ensure_ascii=False).replace("</", "<\\/"),
+        gallery=_gallery(shown(records), records, rows, run),
     )  # fmt: skip
     for name, text in (("report.html", page), ("report.md", markdown(title, metrics))):
         with whole_file(Path(output_dir) / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
+def interval_text(interval):
+    """`[low, high]`, or None where one image tells nothing about others."""
+    return "{:.2f} to {:.2f}".format(*interval) if interval else "–"
+
+
 def table(metrics):
     """The headline table: a list of rows, `name` and then cells of text, beginning with the header."""
     kinds = list(metrics["per_answer_type"])
+    heads = [kind or "(none)" for kind in kinds]
     top = f"top_{TOP_K}"
-    rows = [["", "overall", "95 % interval", *kinds, f"top-{TOP_K}", "exact match", "model − this"]]
+    rows = [["", "overall", "95 % interval", *heads, f"top-{TOP_K}", "exact match", "model − this"]]
     names = {"blind": "blind: without the image", "prior": "most frequent answer of the question type"}
     for name, row in {"this run": metrics, **metrics["compared"]}.items():
-        low, high = row["intervals"]["overall"]
-        ahead = ""
-        if "difference" in row:
-            ahead = "{:+.2f} ({:+.2f} to {:+.2f})".format(row["difference"], *row["interval"])
+        ahead = f"{row['difference']:+.2f} ({interval_text(row['interval'])})" if "difference" in row else ""
         values = [*(row["per_answer_type"].get(kind) for kind in kinds), row.get(top), row.get("exact_match")]
         cells = ["" if value is None else f"{value:.2f}" for value in values]
-        rows.append([names.get(name, name), f"{row['overall']:.2f}", f"{low:.2f} – {high:.2f}", *cells, ahead])
+        rows.append(
+            [names.get(name, name), f"{row['overall']:.2f}", interval_text(row["intervals"]["overall"]), *cells, ahead]
+        )
     if "vocabulary_ceiling" in metrics:
         best = f"{metrics['vocabulary_ceiling']:.2f}"
         rows.append(["the best that its vocabulary allows", best, *[""] * (len(kinds) + 4)])
@@ -106,36 +119,26 @@ def heat_map_table(heat_maps):
             for curve in ("deletion", "insertion"):
                 gain, interval = row.get(f"{curve}_gain"), row.get(f"{curve}_gain_interval")
                 cells.append(f"{row[curve]:.2f}")
-                cells.append("" if gain is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(gain, *interval))
+                cells.append("" if gain is None else f"{gain:+.2f} ({interval_text(interval)})")
             rows.append(cells)
     return rows
 
 
 def _markdown_table(rows):
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
-def _choose(records):
-    """Indices of the records in the gallery: failures first."""
-    wrong = [index for index, record in enumerate(records) if "categories" in record]
-    right = [index for index, record in enumerate(records) if "categories" not in record]
-    rng = random.Random(0)
-    if len(wrong) > FAILURES_SHOWN:
-        wrong = sorted(rng.sample(wrong, FAILURES_SHOWN))
-    return wrong + sorted(rng.sample(right, min(RIGHT_SHOWN, len(right))))
-
-
-def _gallery(shown, maps, records, rows, run):
+def _gallery(indices, records, rows, run):
     """What the page's script shows: pictures once each, and a card for each answer."""
     rows = rows.select_columns(["image_id", "image"]).cast_column("image", ImageColumn(decode=False))
     pictures, position, cards = [], {}, []
-    for index in shown:
+    for index in indices:
         record = records[index]
         if record["image_id"] not in position:
             position[record["image_id"]] = len(pictures)
-            pictures.append(_picture(load_image(rows[index]["image"]), run))
-        grid = record.get("heat_map") or maps.get(index)
+            pictures.append(_picture(rows[index]["image"], run))
+        grid = record.get("heat_map")
         cards.append({
             "id": record["question_id"], "picture": position[record["image_id"]], "question": record["question"],
             "type": record["answer_type"], "kind": record["question_type"], "human": _counted(record["answers"]),
@@ -152,8 +155,12 @@ def _counted(answers):
     return sorted(counts.items(), key=lambda item: -item[1])
 
 
-def _picture(image, run):
-    """A small JPEG, and in percent of it the box that the model sees."""
+def _picture(source, run):
+    """A small JPEG, and in percent of it the box that the model sees; an empty picture where it cannot be read."""
+    try:
+        image = load_image(source)
+    except (ValueError, OSError):
+        image = Image.new("RGB", (_IMAGE_SIDE, _IMAGE_SIDE), "grey")
     width, height = image.size
     box = run.processor.visible_box(width, height) if run else (0, 0, width, height)
     left, top, right, bottom = box
@@ -178,7 +185,5 @@ def _address(kind, data):
 
 def _history(run):
     """The training's log, where the model's folder has one."""
-    try:
-        return json.loads((run.folder / "trainer_state.json").read_text())["log_history"]
-    except (AttributeError, OSError, ValueError, KeyError):
-        return []
+    file = run.folder / "trainer_state.json" if run else None
+    return json.loads(file.read_text()).get("log_history", []) if file and file.is_file() else []

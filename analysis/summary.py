@@ -17,9 +17,9 @@ def summarize(records):
 
     Returns:
         dict, in percent: `overall`, `per_answer_type`, `per_question_type` (and how many questions each has), `top_5`
-        where there are so many answers, and `exact_match`; `intervals`, 95 % over images, of all these; where the run
-        has probabilities, `calibration`, on the half of the images on which no temperature is fitted, and
-        `abstention`; `questions`.
+        where there are so many answers, and `exact_match`; `intervals`, 95 % over images, of all these, None of what
+        is about one image only; where the run has probabilities, `calibration`, on the half of the images on which no
+        temperature is fitted, and `abstention`; `questions`.
     """
     accuracy = np.array([record["accuracy"] for record in records])
     images = np.array([str(record["image_id"]) for record in records])
@@ -57,6 +57,8 @@ def calibration(confidence, accuracy, images):
 
 
 def _interval(values, images):
+    if len(set(images.tolist())) < 2:
+        return None  # one image tells nothing about others
     return [round(edge, 2) for edge in bootstrap_interval(values, images)]
 
 

@@ -117,9 +117,9 @@ def test_halves_are_of_images_and_do_not_depend_on_order():
 
 def test_abstention_names_its_threshold_and_gains_by_it():
     rng = np.random.default_rng(0)
-    confidence = rng.random(3000)
-    accuracy = (rng.random(3000) < confidence).astype(float)
-    result = abstention(confidence, accuracy, np.arange(3000))
+    confidence = rng.random(20_000)
+    accuracy = (rng.random(20_000) < confidence).astype(float)
+    result = abstention(confidence, accuracy, np.arange(20_000))
     row = result["effective_reliability"]
     assert row["threshold"] == pytest.approx(0.5, abs=0.1)  # where an answer is as often right as wrong
     assert row["with_threshold"] == pytest.approx(25, abs=3) and row["answering_all"] == pytest.approx(0, abs=4)

@@ -84,6 +84,11 @@ def test_perfect_constant_and_silent_runs():
         abstaining(silent, 0.5)
 
 
+def test_one_image_tells_nothing_about_others():
+    summary = summarize(make_records(*a_run(2)))
+    assert summary["intervals"]["overall"] is None and summary["calibration"]["questions"] == 2
+
+
 def test_exact_match_normalises_and_takes_the_most_frequent_answer():
     rows = rows_of([["a dog"] * 6 + ["cat"] * 4] * 2)
     first, second = make_records(rows, [[{"answer": "The dog."}], [{"answer": "cat"}]])
@@ -92,13 +97,16 @@ def test_exact_match_normalises_and_takes_the_most_frequent_answer():
 
 def test_a_run_is_read_back(tmp_path):
     records = make_records(*a_run(6))
+    records[0]["question"] = "one line\u2028or two\x85?"
     write_json(tmp_path / "metrics.json", summarize(records))
     write_lines(tmp_path / "answers.jsonl", records)
     metrics, again = read_run(tmp_path)
     assert again == json.loads(json.dumps(records)) and metrics["questions"] == 6
-    assert same_questions(records, again[::-1], ("a", "b")) == again
-    with pytest.raises(ValueError, match=r"a and b are not about the same questions \(6 and 5; 5 is in the first"):
-        same_questions(records, again[:5], ("a", "b"))
+    assert same_questions(range(6), again[::-1]) == again
+    with pytest.raises(ValueError, match="it has 5 questions where 6 are asked for, and not 5"):
+        same_questions(range(6), again[:5])
+    with pytest.raises(ValueError, match="it has 6 questions where 5 are asked for"):
+        same_questions(range(5), again)
     (tmp_path / "answers.jsonl").write_text('{"question_id": 1}\n')
     with pytest.raises(ValueError, match="cannot be read: KeyError"):
         read_run(tmp_path)
@@ -113,9 +121,9 @@ def predictions_file(folder, content):
 
 
 def test_predictions_in_the_official_format(tmp_path):
-    entries = [{"question_id": 2, "answer": "no", "score": 0.5}, {"question_id": 1, "answer": "yes"}]
+    entries = [{"question_id": 2, "answer": "no", "score": 0.5}, {"question_id": 1, "answer": "yes", "score": 1}]
     file = predictions_file(tmp_path, entries)
-    assert read_predictions(file, [1, 2]) == [[{"answer": "yes"}], [{"answer": "no", "score": 0.5}]]
+    assert read_predictions(file, [1, 2]) == [[{"answer": "yes", "score": 1}], [{"answer": "no", "score": 0.5}]]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,10 @@ def test_predictions_in_the_official_format(tmp_path):
         ({"1": "yes"}, "must be a JSON list"),
         ([{"question_id": 1}], "entry 0 needs question_id, a number, and answer, a text"),
         ([{"question_id": True, "answer": "a"}], "entry 0 needs"),
+        ([{"question_id": "1", "answer": "a"}], "entry 0 needs"),
+        ([{"question_id": 1, "answer": "\ud83d"}], "entry 0 needs"),
+        ("[" * 100_000, "is not valid JSON"),
+        ([{"question_id": 1, "answer": "a", "score": 1}, {"question_id": 2, "answer": "a"}], "some have none"),
         ([{"question_id": 1, "answer": 5}], "entry 0 needs"),
         ([{"question_id": 1, "answer": "a", "score": 2}], "score of question 1 must be from 0 to 1, not 2"),
         ([{"question_id": 1, "answer": "a"}] * 2, "question 1 is answered twice"),
