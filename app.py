@@ -124,16 +124,12 @@ def build(answerer, report=None):
         answers = answerer.answer(question, seen)
         best = answers[0]
         seen = {**seen, "asked": [*seen["asked"], (question, f"{best['answer']}  ({best['score']:.0%})")]}
-        bars = {
-            "label": best["answer"],
-            "confidences": [{"label": each["answer"], "confidence": each["score"]} for each in answers],
-        }
         talk = [
             {"role": role, "content": text}
             for pair in reversed(seen["asked"])
             for role, text in zip(("user", "assistant"), pair)
         ]
-        return bars, redraw(name, strength, seen), talk, seen
+        return answers, bars(answers), redraw(name, strength, seen), talk, seen
 
     def redraw(name, strength, seen):
         if not seen or not seen["asked"] or not answerer.maps:
@@ -149,17 +145,19 @@ def build(answerer, report=None):
         with gradio.Tabs():
             with gradio.Tab("Ask"), gradio.Row():
                 with gradio.Column():
-                    image = gradio.Image(type="filepath", label="Picture", sources=["upload", "webcam", "clipboard"])
+                    image = gradio.Image(label="Picture", sources=["upload", "webcam", "clipboard"])
+                    image.preprocess = lambda sent: sent and sent.path  # `checked` opens it, and says what is wrong
                     question = gradio.Textbox(
                         label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1
                     )
                     button = gradio.Button("Ask", variant="primary")
                     gradio.Examples(examples(), [image, question], label="Examples")
                 with gradio.Column():
-                    bars = gradio.Label(label="Answer", num_top_classes=6)
+                    answers = gradio.JSON(visible=False)  # for programs
+                    best = gradio.HTML(bars([]))
                     picture = gradio.Image(
-                        label="Heat map", format="png", interactive=False, visible=bool(answerer.maps),
-                        buttons=["download", "fullscreen"],
+                        label="Heat map", elem_id="heat-map", format="png", interactive=False,
+                        visible=bool(answerer.maps), buttons=["download", "fullscreen"],
                     )  # fmt: skip
                     with gradio.Row(visible=bool(answerer.maps)):
                         name = gradio.Dropdown(answerer.maps, value=next(iter(answerer.maps), None), label="It shows")
@@ -170,8 +168,8 @@ def build(answerer, report=None):
                     frame = gradio.HTML()
                 tab.select(lambda: _framed(report), None, frame, api_visibility="private")
         asked = gradio.on(
-            [button.click, question.submit], ask, [image, question, name, strength, seen], [bars, picture, talk, seen],
-            api_name="answer",
+            [button.click, question.submit], ask, [image, question, name, strength, seen],
+            [answers, best, picture, talk, seen], api_name="answer",
         )  # fmt: skip
         asked.success(None, question, None, js=_KEEP_IN_LINK)
         gradio.on(
@@ -182,6 +180,40 @@ def build(answerer, report=None):
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
+_STYLE = """
+#best { font-size: 2rem; font-weight: 650; overflow-wrap: anywhere; margin: 0 0 .25rem; }
+footer *, [role=tab].selected { color: var(--body-text-color) !important; opacity: 1 !important; }
+#ranked { list-style: none; margin: 0; padding: 0; }
+#ranked li { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem .5rem; margin: .15rem 0;
+  background: linear-gradient(#3b82d640, #3b82d640) no-repeat 0 / var(--share); }
+"""
+
+
+def bars(answers):
+    """The best answer large, and all of them with a bar as long as their probability, as HTML."""
+    if not answers:
+        return '<p id="best" aria-live="polite">…</p>'
+    lines = "".join(
+        f'<li style="--share: {100 * each["score"]:.1f}% 100%"><span>{html.escape(each["answer"])}</span>'
+        f"<span>{each['score']:.1%}</span></li>"
+        for each in answers
+    )
+    return f'<p id="best" aria-live="polite">{html.escape(answers[0]["answer"])}</p><ol id="ranked">{lines}</ol>'
+
+
+# Gradio's own colours of these have too little contrast to read.
+_DARKER = {
+    f"button_primary_{part}{mode}": value
+    for mode in ("", "_dark")
+    for part, value in (
+        ("background_fill", "*primary_700"), ("background_fill_hover", "*primary_800"), ("text_color", "white"),
+    )
+}  # fmt: skip
+# Gradio leaves the button around an uploaded picture without a name, which a screen reader would read out.
+_NAMES = """<script>
+new MutationObserver(() => document.querySelectorAll("button:has(> .image-frame):not([aria-label])").forEach(
+  button => button.setAttribute("aria-label", "Picture"))).observe(document, { childList: true, subtree: true });
+</script>"""
 _KEEP_IN_LINK = "question => { history.replaceState(null, '', '?question=' + encodeURIComponent(question)); }"
 
 
@@ -243,6 +275,7 @@ def main(argv=None):
     if not 0 <= args.abstain_below <= 1:
         arguments().error(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
+    import gradio
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses what has twice as many
@@ -259,7 +292,8 @@ def main(argv=None):
         arguments().error(" ".join(str(error).split()))
     page.launch(
         server_name=args.host, server_port=args.port, auth=tuple(args.auth.split(":", 1)) if args.auth else None,
-        max_file_size=MAX_UPLOAD, ssr_mode=False,
+        max_file_size=MAX_UPLOAD, ssr_mode=False, css=_STYLE, head=_NAMES,
+        theme=gradio.themes.Default(primary_hue="blue").set(**_DARKER),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from .scores import bootstrap_interval
 
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the patches taken away or put back
 BASELINES = ("random", "centre")
-_MAP_BATCH = 32  # questions
+_MAP_BATCH = 8  # questions
 _BATCH = 4  # images per forward pass; small ones are faster for convolutions on CPU
 
 
@@ -108,8 +108,10 @@ def _probabilities(model, question, pixels, kept, side):
         mask[list(patches)] = 1
     masks = torch.nn.functional.interpolate(masks.view(-1, 1, side, side), size=pixels.shape[-2:]).to(pixels.device)
     layout = torch.channels_last if pixels.device.type == "cpu" else torch.contiguous_format
+    core = model.vqafusion
     states = torch.cat([
-        model.vqafusion.encode_image((pixels * part).contiguous(memory_format=layout)) for part in masks.split(_BATCH)
+        core.pool_grid(core.encode_image((pixels * part).contiguous(memory_format=layout)))
+        for part in masks.split(_BATCH)
     ])  # fmt: skip
     several = {name: value.expand(len(kept), -1) for name, value in question.items()}
     probabilities = model.probabilities(model(image_states=states, **several).logits)

@@ -23,6 +23,7 @@ class Spotlight(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.config = SimpleNamespace(image_pool_size=None)
         self.vqafusion = self
 
     def pool_grid(self, states):
