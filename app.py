@@ -145,7 +145,7 @@ def build(answerer, report=None):
         with gradio.Tabs():
             with gradio.Tab("Ask"), gradio.Row():
                 with gradio.Column():
-                    image = gradio.Image(label="Picture", sources=["upload", "webcam", "clipboard"])
+                    image = gradio.Image(label="Picture", elem_id="picture", sources=["upload", "webcam", "clipboard"])
                     image.preprocess = lambda sent: sent and sent.path  # `checked` opens it, and says what is wrong
                     question = gradio.Textbox(
                         label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1

@@ -236,9 +236,10 @@ def test_a_visitor_asks_about_a_picture(page, served):
 
 
 def test_an_example_needs_nothing(page):
+    playwright.expect(page.get_by_label("Question")).to_have_value("is it blue?")  # the page is ready
     page.get_by_text("what shape is in the image?").first.click()
     playwright.expect(page.get_by_label("Question")).to_have_value("what shape is in the image?")
-    page.wait_for_selector("button[aria-label='Picture'] img")
+    page.wait_for_selector("#picture img")
     page.get_by_role("button", name="Ask", exact=True).click()
     page.wait_for_selector("#ranked")
 
