@@ -151,7 +151,8 @@ def build(answerer, report=None):
                         label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1
                     )
                     button = gradio.Button("Ask", variant="primary")
-                    gradio.Examples(examples(), [image, question], label="Examples")
+                    # Not gradio.Examples: it would make the image anew at a click, without the `preprocess` above.
+                    chosen = gradio.Dataset(components=[image, question], samples=examples(), label="Examples")
                 with gradio.Column():
                     answers = gradio.JSON(visible=False)  # for programs
                     best = gradio.HTML(bars([]))
@@ -171,6 +172,7 @@ def build(answerer, report=None):
             [button.click, question.submit], ask, [image, question, name, strength, seen],
             [answers, best, picture, talk, seen], api_name="answer",
         )  # fmt: skip
+        chosen.click(lambda row: row, chosen, [image, question], api_visibility="private", show_progress="hidden")
         asked.success(None, question, None, js=_KEEP_IN_LINK)
         gradio.on(
             [name.input, strength.release], redraw, [name, strength, seen], picture, api_visibility="private",
