@@ -5,19 +5,21 @@ vqafusion-app runs/demo/model
 
 import argparse
 import atexit
-import hashlib
 import html
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 EVERY_LAYER = "what the answer rests on"
 MAX_UPLOAD = "10mb"
 MAX_PIXELS = 25_000_000  # of a decoded picture; a photo of a telephone has 12 million
+MAX_SHOWN = 1280  # pixels of a side of the picture with its heat map
 MAX_QUESTION = 200  # characters
+MAX_SECONDS = 30  # of work for a question, looked at between its steps
 WAITING = 100  # questions; whoever comes then is told to come back
 
 
@@ -38,20 +40,19 @@ class Answerer:
         self.maps = [*([EVERY_LAYER] if layers else []), *(f"attention, layer {number}" for number in layers)]
         self.encoded = 0  # pictures, for tests
 
-    def look(self, image, seen):
-        """The picture's states: those of `seen` if it is the same picture."""
+    def look(self, image):
+        """What is kept of a picture while somebody asks about it: its states, and itself small enough to show."""
         import torch
 
-        digest = hashlib.sha256(image.tobytes() + str(image.size).encode()).hexdigest()
-        if seen and seen["digest"] == digest:
-            return seen
         states = None
         if not self.model.config.blind:
             pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
             with torch.inference_mode():
                 states = self.model.vqafusion.encode_image(pixels.to(self.model.device))
             self.encoded += 1
-        return {"digest": digest, "image": image, "states": states, "asked": []}
+        shown = image.copy()
+        shown.thumbnail((MAX_SHOWN, MAX_SHOWN))
+        return {"image": shown, "states": states, "asked": []}
 
     def answer(self, question, seen, top_k=5):
         """`[{"score", "answer"}, …]`, best first, "not sure" before them where the best one is below the threshold."""
@@ -84,23 +85,40 @@ class Answerer:
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
 
-def checked(image, question):
-    """The picture in RGB and the question without spaces around it; what is wrong with them, in plain words."""
+def checked_question(question):
+    """The question without spaces around it; what is wrong with it, in plain words."""
     import gradio
-    from PIL import Image, ImageOps, UnidentifiedImageError
 
     question = (question or "").strip()
-    if not image:
-        raise gradio.Error("Choose a picture first.", print_exception=False)
     if not question:
         raise gradio.Error("Type a question about the picture.", print_exception=False)
     if len(question) > MAX_QUESTION:
         raise gradio.Error(f"The question is longer than {MAX_QUESTION} characters.", print_exception=False)
+    return question
+
+
+def check_time(end):
+    """After that moment: "too long"."""
+    import gradio
+
+    if time.monotonic() > end:
+        raise gradio.Error("This took too long. Try a smaller picture, or come back later.", print_exception=False)
+
+
+def opened_picture(file):
+    """The picture in that file, in RGB and upright; what is wrong with it, in plain words."""
+    import gradio
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not file:
+        raise gradio.Error("Choose a picture first.", print_exception=False)
+    if not Path(file).exists():  # it was uploaded, not asked about, and deleted after a while
+        raise gradio.Error("Choose the picture again: it waited too long here.", print_exception=False)
     try:
-        with Image.open(image) as opened:
+        with Image.open(file) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise gradio.Error("The picture has too many pixels; make it smaller.", print_exception=False)
-            return ImageOps.exif_transpose(opened).convert("RGB"), question
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise gradio.Error("This file is not a picture that can be read.", print_exception=False) from None
 
@@ -119,9 +137,13 @@ def build(answerer, report=None):
     import gradio
 
     def ask(image, question, name, strength, seen):
-        image, question = checked(image, question)
-        seen = answerer.look(image, seen)
+        end = time.monotonic() + MAX_SECONDS
+        question = checked_question(question)
+        if not image or not seen or image != seen["file"]:  # gradio names a file by its content
+            seen = {**answerer.look(opened_picture(image)), "file": image}
+        check_time(end)
         answers = answerer.answer(question, seen)
+        check_time(end)
         best = answers[0]
         seen = {**seen, "asked": [*seen["asked"], (question, f"{best['answer']}  ({best['score']:.0%})")]}
         talk = [
@@ -146,7 +168,7 @@ def build(answerer, report=None):
             with gradio.Tab("Ask"), gradio.Row():
                 with gradio.Column():
                     image = gradio.Image(label="Picture", elem_id="picture", sources=["upload", "webcam", "clipboard"])
-                    image.preprocess = lambda sent: sent and sent.path  # `checked` opens it, and says what is wrong
+                    image.preprocess = lambda sent: sent and sent.path  # `opened_picture` says what is wrong
                     question = gradio.Textbox(
                         label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1
                     )
@@ -226,12 +248,17 @@ def _framed(report):
     return f'<iframe title="Evaluation report" sandbox="allow-scripts" style="{style}" srcdoc="{page}"></iframe>'
 
 
+def folder_until_exit():
+    folder = tempfile.mkdtemp(prefix="vqafusion-app-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def examples():
     """Pictures drawn here, with a question each, so that a first visitor needs nothing."""
     from PIL import Image, ImageDraw
 
-    folder, rows = Path(tempfile.mkdtemp(prefix="vqafusion-examples-")), []
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder, rows = Path(folder_until_exit()), []
     questions = ("what shape is in the image?", "what color is the shape?", "is there a red shape?")
     for sides, colour, question in zip((60, 4, 3), ("red", "blue", "green"), questions):
         image = Image.new("RGB", (256, 256), "#eef0fa")
@@ -277,6 +304,8 @@ def main(argv=None):
     if not 0 <= args.abstain_below <= 1:
         arguments().error(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
+    if "GRADIO_TEMP_DIR" not in os.environ:  # gradio's default is shared, and its files can be read through any page
+        os.environ["GRADIO_TEMP_DIR"] = folder_until_exit()
     import gradio
     from PIL import Image
 

@@ -1,13 +1,16 @@
 """The page: its parts in this process, and the whole in a real browser and from many clients at once."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import gradio
 import pytest
@@ -30,35 +33,60 @@ def answerer(model, processor):
     return app.Answerer(VqaFusionPipeline(model=model, processor=processor))
 
 
-def test_a_second_question_does_not_encode_the_picture_again(answerer):
-    seen = answerer.look(draw(), None)
-    first = answerer.answer(ASK, seen)
-    assert answerer.look(draw(), seen) is seen and answerer.encoded == 1
-    assert answerer.answer("how many shapes are there?", seen) != first
-    other = answerer.look(draw("blue"), seen)
-    assert answerer.encoded == 2 and other["digest"] != seen["digest"]
-    expected = answerer.pipe(draw(), ASK)
-    assert [a["answer"] for a in first] == [a["answer"] for a in expected]
-    assert [a["score"] for a in first] == pytest.approx([a["score"] for a in expected], abs=1e-6)
+def test_it_answers_as_the_pipeline_does(answerer):
+    seen = answerer.look(draw())
+    answers, expected = answerer.answer(ASK, seen), answerer.pipe(draw(), ASK)
+    assert [a["answer"] for a in answers] == [a["answer"] for a in expected]
+    assert [a["score"] for a in answers] == pytest.approx([a["score"] for a in expected], abs=1e-6)
+
+
+def test_a_picture_is_encoded_once_however_often_it_is_asked_about(answerer, tmp_path):
+    draw().save(tmp_path / "a.png")
+    draw("blue").save(tmp_path / "b.png")
+    page = app.build(answerer)
+    ask = next(fn for fn in page.fns.values() if fn.api_name == "answer").fn
+    seen = None
+    for name, question, encoded, asked in (
+        ("a", "?", 1, 1),
+        ("a", "really?", 1, 2),
+        ("b", "?", 2, 1),
+        ("a", "?", 3, 1),
+    ):
+        *_, talk, seen = ask(str(tmp_path / f"{name}.png"), question, answerer.maps[0], 0.5, seen)
+        assert answerer.encoded == encoded and len(talk) == 2 * asked
+
+
+def test_what_takes_too_long_ends_in_plain_words(answerer, tmp_path, monkeypatch):
+    draw().save(tmp_path / "a.png")
+    monkeypatch.setattr(app, "MAX_SECONDS", -1)
+    ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "answer").fn
+    with pytest.raises(gradio.Error, match="took too long"):
+        ask(str(tmp_path / "a.png"), ASK, answerer.maps[0], 0.5, None)
 
 
 def test_every_heat_map_has_the_pictures_size_and_follows_the_opacity(answerer):
     assert answerer.maps == [app.EVERY_LAYER, *(f"attention, layer {number}" for number in (1, 2, 3))]
-    seen = answerer.look(draw(), None)
+    seen = answerer.look(draw())
     drawn = [answerer.overlay(ASK, seen, name, 0.5) for name in answerer.maps]
     assert all(overlay.size == draw().size for overlay in drawn) and len({o.tobytes() for o in drawn}) == 4
     assert answerer.overlay(ASK, seen, app.EVERY_LAYER, 0).tobytes() == draw().tobytes()
 
 
+def test_a_large_picture_is_kept_small(answerer):
+    seen = answerer.look(draw(size=(4000, 2000)))
+    assert seen["image"].size == (app.MAX_SHOWN, app.MAX_SHOWN // 2)
+    assert answerer.overlay(ASK, seen, app.EVERY_LAYER, 0.5).size == seen["image"].size
+
+
 def test_below_the_threshold_it_is_not_sure(model, processor):
     answerer = app.Answerer(VqaFusionPipeline(model=model, processor=processor), abstain_below=1.0)
-    assert answerer.answer(ASK, answerer.look(draw(), None))[0]["answer"] == "not sure"
+    assert answerer.answer(ASK, answerer.look(draw()))[0]["answer"] == "not sure"
 
 
 def test_a_blind_model_answers_without_heat_maps(model, processor):
     model.config.blind = True
     answerer = app.Answerer(VqaFusionPipeline(model=model, processor=processor))
-    seen = answerer.look(draw(), None)
+    seen = answerer.look(draw())
     assert answerer.maps == [] and answerer.encoded == 0 and answerer.answer(ASK, seen)[0]["answer"] in ANSWERS
 
 
@@ -78,15 +106,15 @@ def test_what_is_wrong_is_said_in_plain_words(name, data, question, said, tmp_pa
     if name:
         file.write_bytes(data) if data is not None else draw().save(file)
     with pytest.raises(gradio.Error, match=said):
-        app.checked(str(file) if name else None, question)
+        app.checked_question(question)
+        app.opened_picture(str(file) if name else None)
 
 
 def test_a_picture_lies_as_it_was_taken(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     draw(size=(48, 40)).save(tmp_path / "photo.jpg", exif=exif)
-    image, question = app.checked(str(tmp_path / "photo.jpg"), f" {ASK} ")
-    assert image.size == (40, 48) and question == ASK
+    assert app.opened_picture(tmp_path / "photo.jpg").size == (40, 48)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +134,36 @@ def test_bad_usage(arguments, said, capsys):
     assert stop.value.code == 2 and said in printed and "Traceback" not in printed
 
 
+@contextmanager
+def serving(folder, *arguments):
+    """Address of the page, in a process of its own, on the model in that folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port), *arguments]
+    settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            time.sleep(0.25)
+            try:
+                urllib.request.urlopen(address, timeout=5)
+                break
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log.txt").read_text()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
 @pytest.fixture(scope="module")
 def served(processor, tmp_path_factory):
-    """Address of the page in a process of its own, with a report beside the model."""
+    """The folder, with a report beside the model, and the address of the page."""
     folder = tmp_path_factory.mktemp("app")
     torch.manual_seed(0)
     VqaFusionForVisualQuestionAnswering(tiny_config()).save_pretrained(folder / "model")
@@ -116,23 +171,19 @@ def served(processor, tmp_path_factory):
     (folder / "report.html").write_text("<title>r</title><h1>The report</h1><script>document.body.id = 'ran'</script>")
     draw().save(folder / "image.png")
     (folder / "text.jpg").write_text("this is text")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port)]
-    log = (folder / "log.txt").open("w")
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-    served.folder, address = folder, f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        time.sleep(0.25)
-        try:
-            urllib.request.urlopen(address, timeout=5)
-            break
-        except OSError:
-            assert process.poll() is None, (folder / "log.txt").read_text()
-    yield folder, address
-    process.terminate()
-    process.wait(20)
+    with serving(folder) as address:
+        yield folder, address
+
+
+def test_only_who_knows_the_password_may_ask(served, tmp_path):
+    (tmp_path / "model").symlink_to(served[0] / "model")
+    with serving(tmp_path, "--auth", "user:secret") as address:
+        with pytest.raises(Exception, match="401|[Cc]redentials|Could not|auth"):
+            Client(address, verbose=False).predict(handle_file(served[0] / "image.png"), ASK, api_name="/answer")
+        client = Client(address, verbose=False, auth=("user", "secret"))
+        answers, *_ = client.predict(handle_file(served[0] / "image.png"), ASK, api_name="/answer")
+        assert answers[0]["answer"] in ANSWERS
+    assert "secret" not in (tmp_path / "log.txt").read_text()
 
 
 def test_programs_ask_too(served):
@@ -233,6 +284,17 @@ def test_a_visitor_asks_about_a_picture(page, served):
     second = heat_map.get_attribute("src")
     page.get_by_role("option", name="attention, layer 2").click()
     page.wait_for_function("src => document.querySelector('#heat-map img').src !== src", arg=second)
+
+
+def test_the_conversation_goes_on_when_the_pictures_file_is_deleted(page, served):
+    page.set_input_files("input[type=file]", served[0] / "image.png")
+    ask(page, "is it red?", 1)
+    sent = (served[0] / "image.png").read_bytes()
+    kept = [file for file in (served[0] / "uploads").rglob("*.png") if file.read_bytes() == sent]
+    assert kept
+    for file in kept:
+        file.unlink()
+    ask(page, "is it blue?", 2)
 
 
 def test_an_example_needs_nothing(page):
