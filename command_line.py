@@ -4,7 +4,10 @@ import ctypes
 import functools
 import json
 import os
+import re
+import socket
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,12 +96,36 @@ def writable_folder(folder):
 def whole_file(path):
     """A temporary path beside `path`, which takes its name if the block ends well: a file is whole or not there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{socket.gethostname()}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_orphans(folder):
+    """Delete the temporary files of [`whole_file`] whose process was killed; of other machines, those a day old."""
+    for file in Path(folder).glob(".*"):
+        named = re.fullmatch(r"\..+\.(?P<host>.+)\.(?P<process>\d+)(\.[a-z]+)?", file.name)
+        if named is None or not file.is_file():
+            continue
+        if named["host"] != socket.gethostname():
+            orphan = time.time() - file.stat().st_mtime > 24 * 3600
+        else:
+            orphan = not _is_running(int(named["process"]))
+        if orphan:
+            file.unlink(missing_ok=True)
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_json(file, data):
@@ -116,9 +143,10 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+    M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_ARENA_MAX, 1)
 
 
 def peak_memory():

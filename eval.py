@@ -184,6 +184,8 @@ def main(argv=None):
     check_answered(rows, args.split)
     baselines = read_baselines(args, rows)
     ranked, run = answer(args, rows)
+    if run and not run.process.is_main_process:
+        return None  # the answers are together; the rest is one process's work
     records = make_records(rows, ranked)
     metrics = {"run": args.baseline or ("blind" if run and run.model.config.blind else "model")}
     metrics |= summarize(records) | {"dataset": args.dataset, "split": args.split}
@@ -217,7 +219,9 @@ def submit(args, rows, output_dir):
     for name in ("fit_temperature", "abstain_below", "heat_map_questions", "blind_run", "prior_run"):
         if getattr(args, name):
             raise ValueError(f"--{name}: {args.split} has no human answers to compare with")
-    ranked, _ = answer(args, rows)
+    ranked, run = answer(args, rows)
+    if run and not run.process.is_main_process:
+        return
     if args.predictions:
         print(f"{args.predictions}: every question of {args.split} is answered once, in the official format")
         return

@@ -5,6 +5,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 """
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from vqafusion.analysis.plots import save_learning_curve
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split
@@ -24,6 +26,7 @@ from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ce
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.data_prep.sampling import check_shares
+from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
@@ -236,7 +239,17 @@ def main(argv=None):
     check_shares(args.answer_sampling)
     repo, token = hub_destination(args)
     output_dir = writable_folder(args.output_dir)
-    resume = checkpoint(args.resume_from_checkpoint, output_dir)
+    with only_run_in(output_dir, args.process_index == 0):
+        resume = checkpoint(args.resume_from_checkpoint, output_dir)
+        trained = train(data, model_arguments, args, output_dir, resume)
+    if repo and trained.is_world_process_zero():
+        from vqafusion.sharing.push import push_model  # here, since only few runs need it
+
+        print(push_model(output_dir, repo, token=token, private=args.hub_private_repo, revision=args.hub_revision))
+
+
+def train(data, model_arguments, args, output_dir, resume):
+    """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
@@ -274,15 +287,25 @@ def main(argv=None):
         preprocess_logits_for_metrics=best_answers,
     )
     trainer.train_collator = train_collator
-    result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model(output_dir)
+    try:
+        result = trainer.train(resume_from_checkpoint=resume)
+    except Stopped as stopped:
+        print(stopped)
+        raise SystemExit(128 + stopped.received) from None  # as a shell counts signals
+    staged = output_dir / SAVING
+    trainer.save_model(staged)
+    trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        processor.save_pretrained(output_dir)
-        write_json(output_dir / "training.json", record(data, model_arguments, args))
+        processor.save_pretrained(staged)
+        save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
+        write_json(staged / "training.json", record(data, model_arguments, args))
         if best := best_evaluation(trainer.state, sorted(set(eval_set["answer_type"]))):
             where = {"dataset": data.dataset, "split": data.eval_split, "chosen_on_this_split": True}
             extra = {"questions": len(eval_set), "vocabulary_ceiling": most["evaluation"]}
-            write_json(output_dir / "metrics.json", best | extra | where)
+            write_json(staged / "metrics.json", best | extra | where)
+        for file in staged.iterdir():
+            os.replace(file, output_dir / file.name)
+        staged.rmdir()
     result.metrics["peak_memory_gib"] = peak_memory()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
@@ -290,10 +313,7 @@ def main(argv=None):
     print(
         f"best {args.metric_for_best_model} on the evaluation split: {trainer.state.best_metric}; model: {output_dir}"
     )
-    if repo and trainer.is_world_process_zero():
-        from vqafusion.sharing.push import push_model  # here, since only few runs need it
-
-        print(push_model(output_dir, repo, token=token, private=args.hub_private_repo, revision=args.hub_revision))
+    return trainer
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""`Trainer` for VQA: a learning rate per encoder, questions in groups, and how a new answer head starts."""
+"""`Trainer` for VQA: a learning rate per encoder, questions in groups, guards, and how a new answer head starts."""
 
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +9,9 @@ from torch.nn import functional as F
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from .command_line import peak_memory
 from .data_prep.sampling import QuestionSampler
+from .guards import FiniteOnly, StopAtSignal, WholeCheckpoints
 from .metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
 
@@ -39,7 +42,10 @@ class VqaTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(default="overall")
     greater_is_better: bool | None = field(default=True)
     remove_unused_columns: bool | None = field(default=False)
-    report_to: None | str | list[str] = field(default="none")
+    report_to: None | str | list[str] = field(default="tensorboard")
+    not_finite: str = field(
+        default="stop", metadata={"help": "what a loss or gradient that is not finite does: stop, or skip the step"}
+    )
     logging_steps: float = field(default=50)
 
     def __post_init__(self):
@@ -64,6 +70,8 @@ class VqaTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"--train_sampling_strategy is random or group_by_length, not {self.train_sampling_strategy}"
             )
+        if self.not_finite not in ("stop", "skip"):
+            raise ValueError(f"--not_finite is stop or skip, not {self.not_finite}")
         if self.questions_per_image > 1 and self.train_sampling_strategy == "group_by_length":
             raise ValueError("--questions_per_image and --train_sampling_strategy group_by_length exclude each other")
 
@@ -78,8 +86,33 @@ class _TellEpoch(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class VqaTrainer(Trainer):
-    """`Trainer` with a learning rate per encoder, grouped batches, and the official accuracy."""
+class VqaTrainer(WholeCheckpoints, Trainer):
+    """`Trainer` with a learning rate per encoder, grouped batches, the official accuracy, and what guards a run."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.finite_only = FiniteOnly(self, skip=self.args.not_finite == "skip")
+        for callback in (self.finite_only, StopAtSignal(self.accelerator)):
+            self.add_callback(callback)
+        self._logged = None  # when, and at which step
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.last_batch = inputs  # `FiniteOnly` tells what it held
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs, *args, **kwargs):
+        """As in `Trainer`, and with each training loss: learning rates by part, questions per second, memory."""
+        if "loss" in logs:
+            step, now = self.state.global_step, time.perf_counter()
+            if self._logged and step > self._logged[0]:
+                batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+                logs["questions_per_second"] = round(batch * (step - self._logged[0]) / (now - self._logged[1]), 1)
+            self._logged = step, now
+            rates = {group.get("part"): group["lr"] for group in self.optimizer.param_groups}
+            logs["learning_rate"] = rates.pop("fusion", logs["learning_rate"])
+            logs |= {f"{part}_learning_rate": rate for part, rate in rates.items()}
+            logs |= {"peak_memory_gib": peak_memory(), "skipped_steps": self.finite_only.skipped}
+        super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         args = self.args
@@ -113,19 +146,19 @@ class VqaTrainer(Trainer):
 
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
-        rates = {}
-        for part, rate in (
-            ("text_model", self.args.text_learning_rate),
-            ("vision_model", self.args.vision_learning_rate),
-        ):
-            for parameter in getattr(self.model.vqafusion, part).parameters():
-                rates[parameter] = self.args.learning_rate if rate is None else rate
+        parts = {}
+        for part, rate in (("text", self.args.text_learning_rate), ("vision", self.args.vision_learning_rate)):
+            for parameter in getattr(self.model.vqafusion, f"{part}_model").parameters():
+                parts[parameter] = part, self.args.learning_rate if rate is None else rate
         groups = []
         for group in optimizer.param_groups:
-            by_rate = {}
+            by_part = {}
             for parameter in group["params"]:
-                by_rate.setdefault(rates.get(parameter, self.args.learning_rate), []).append(parameter)
-            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+                by_part.setdefault(parts.get(parameter, ("fusion", self.args.learning_rate)), []).append(parameter)
+            groups += [
+                {**group, "params": parameters, "part": part, "lr": rate}
+                for (part, rate), parameters in by_part.items()
+            ]
         optimizer.param_groups = groups
         return optimizer
 

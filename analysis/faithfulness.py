@@ -11,8 +11,8 @@ from .scores import bootstrap_interval
 
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the patches taken away or put back
 BASELINES = ("random", "centre")
-_MAP_BATCH = 8  # questions
-_BATCH = 4  # images per forward pass; small ones are faster for convolutions on CPU
+_MAP_BATCH = 4  # questions
+_BATCH = 2  # images per forward pass; larger ones take more memory and no less time on a CPU
 
 
 def faithfulness(model, collator, rows, seed=0, variants=tuple(VARIANTS)):

@@ -2,9 +2,12 @@
 
 import json
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -33,7 +36,8 @@ class ModelRun:
     def __init__(self, name, rows, batch_size=64, image_states_dir=None, num_proc=None):
         self.folder, self.rows, self.batch_size = Path(name), rows, batch_size
         self.processor, self.model = load_model(name)
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.process = PartialState(cpu=not torch.accelerator.is_available())
+        self.model.to(self.process.device)
         length = max_question_length(self.model.config, self.processor.tokenizer)
         self.encoded = encode(rows, self.processor.tokenizer, self.model.config.label2id, length, num_proc)
         states = None
@@ -49,12 +53,13 @@ class ModelRun:
     def ranked(self):
         """For each row the best `TOP_K` answers, best first, as `{"answer", "score"}`; scores are probabilities."""
         order = sorted(range(len(self.rows)), key=self.image_ids.__getitem__)  # each image is encoded once
-        answers, config = [None] * len(order), self.model.config
+        answers, names = {}, self.model.config.id2label
         for indices, logits in self._logits(order, "Answering"):
             best = self.model.probabilities(logits.float()).topk(min(TOP_K, logits.shape[-1]))
             for index, scores, labels in zip(indices, best.values.tolist(), best.indices.tolist()):
-                answers[index] = [{"answer": config.id2label[i], "score": s} for i, s in zip(labels, scores)]
-        return answers
+                answers[index] = [{"answer": names[i], "score": s} for i, s in zip(labels, scores)]
+        answers = dict(gather_object(list(answers.items())))
+        return [answers[index] for index in range(len(order))]
 
     def fit_temperature(self):
         """
@@ -72,7 +77,8 @@ class ModelRun:
         fit = torch.from_numpy(in_first_half([self.image_ids[index] for index in order]))
         if fit.all() or not fit.any():
             raise ValueError("the temperature needs questions about more images: it is fitted on half, tested on half")
-        logits = torch.cat([part.float().cpu() for _, part in self._logits(order, "Fitting the temperature")])
+        parts = [(rows[0], part.float().cpu()) for rows, part in self._logits(order, "Fitting the temperature")]
+        logits = torch.cat([part for _, part in sorted(gather_object(parts), key=itemgetter(0))])
         names, answers = self.model.config.id2label, self.rows.select(order)["answers"]
         accuracy = torch.tensor([question_score(names[i], a) for i, a in zip(logits.argmax(-1).tolist(), answers)])
         config, errors = self.model.config, []
@@ -120,10 +126,20 @@ class ModelRun:
         return {**question, "image_states": states[batch["image_index"]].float()}
 
     def _logits(self, order, desc):
-        """Pairs of row indices and their `(batch, answers)` logits."""
-        loader = DataLoader(self.encoded.select(order), self.batch_size, collate_fn=self.collator)
-        for number, batch in enumerate(tqdm(loader, desc=desc, unit="batch")):
+        """
+        Pairs of row indices and their `(batch, answers)` logits. Several processes take turns with the batches, which
+        are the same ones however many processes there are, so that the figures are the same as well.
+        """
+        mine = [
+            order[at : at + self.batch_size]
+            for at in range(
+                self.process.process_index * self.batch_size, len(order), self.batch_size * self.process.num_processes
+            )
+        ]
+        loader = DataLoader(self.encoded, batch_sampler=mine, collate_fn=self.collator)
+        silent = not self.process.is_local_main_process
+        for indices, batch in zip(mine, tqdm(loader, desc=desc, unit="batch", disable=silent)):
             batch.pop("labels")
             with torch.inference_mode():
                 logits = self.model(**{name: value.to(self.model.device) for name, value in batch.items()}).logits
-            yield order[number * self.batch_size : (number + 1) * self.batch_size], logits
+            yield indices, logits

@@ -1,11 +1,13 @@
 """Plots of the report as SVG text that takes the page's colours and fonts."""
 
 import io
+from functools import partial
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..command_line import whole_file
 from .calibration import risk_coverage
 
 _INK = "#010203"  # stands for the page's text colour, whatever it is
@@ -36,7 +38,7 @@ def plots(metrics, confidence, accuracy, history):
         drawn["Reliability"] = _reliability(metrics["calibration"])
         drawn["Risk and coverage"] = _risk_coverage(confidence, accuracy)
     if any("eval_overall" in entry for entry in history):
-        drawn["Learning curve"] = _learning_curve(history)
+        drawn["Learning curve"] = _svg(3.8, 3.1, partial(_draw_learning, history), "learning")
     return drawn
 
 
@@ -123,16 +125,23 @@ def _risk_coverage(confidence, accuracy):
     return _svg(3.8, 3.1, draw, "risk")
 
 
-def _learning_curve(history):
-    scores = [(entry["epoch"], entry["eval_overall"]) for entry in history if "eval_overall" in entry]
-    losses = [(entry["epoch"], entry["loss"]) for entry in history if "loss" in entry]
+def _draw_learning(history, axes):
+    axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["model"], label="accuracy, %")
+    axes.set(xlabel="epoch", ylabel="official accuracy, %")
+    if losses := _series(history, "loss"):
+        right = axes.twinx()
+        right.plot(*zip(*losses), color=COLOURS["prior"])
+        right.set_ylabel("training loss")
 
-    def draw(axes):
-        axes.plot(*zip(*scores), "o-", color=COLOURS["model"], label="accuracy, %")
-        axes.set(xlabel="epoch", ylabel="official accuracy, %")
-        if losses:
-            right = axes.twinx()
-            right.plot(*zip(*losses), color=COLOURS["prior"])
-            right.set_ylabel("training loss")
 
-    return _svg(3.8, 3.1, draw, "learning")
+def _series(history, name):
+    return [(entry["epoch"], entry[name]) for entry in history if name in entry]
+
+
+def save_learning_curve(history, file):
+    """Write the learning curve of a `log_history` as a PNG, if it has an evaluation."""
+    if _series(history, "eval_overall"):
+        figure = Figure((5, 4), layout="constrained")
+        _draw_learning(history, figure.subplots())
+        with whole_file(file) as temporary:
+            figure.savefig(temporary, dpi=150)

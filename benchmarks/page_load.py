@@ -35,17 +35,19 @@ class Visitor:
 
     def __init__(self, address, seed):
         self.http, self.session = httpx.Client(base_url=address, timeout=300), f"visitor{seed}"
+        functions = self.http.get("/config").json()["dependencies"]
+        self.function = next(each["id"] for each in functions if each["api_name"] == "answer")
         pixels = np.random.default_rng(seed).integers(0, 255, (480, 640, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG")
         sent = self.http.post("/gradio_api/upload", files={"files": (f"{seed}.jpg", file.getvalue())})
         self.picture = {"path": sent.raise_for_status().json()[0], "meta": {"_type": "gradio.FileData"}}
 
-    def ask(self, question, number):
+    def ask(self, question, heat_map):
         """Seconds and `None`, or seconds and the words with which it was refused."""
         start = time.perf_counter()
-        data = [self.picture, question, number, 0.5, None]
-        body = {"data": data, "fn_index": number_of(self.http), "session_hash": self.session}
+        data = [self.picture, question, heat_map, 0.5, None]
+        body = {"data": data, "fn_index": self.function, "session_hash": self.session}
         answer = self.http.post("/gradio_api/queue/join", json=body)
         if answer.status_code != 200:
             return time.perf_counter() - start, f"{answer.status_code} {answer.text[:200]}"
@@ -56,14 +58,6 @@ class Visitor:
                     refused = None if event["success"] else str(event["output"].get("error"))
                     return time.perf_counter() - start, refused
         return time.perf_counter() - start, "no answer"
-
-
-def number_of(http, found={}):
-    """Gradio's number of the function that answers, and the first heat map's name."""
-    if not found:
-        config = http.get("/config").json()
-        found["number"] = next(each["id"] for each in config["dependencies"] if each["api_name"] == "answer")
-    return found["number"]
 
 
 def malformed(rng):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,13 +12,12 @@ from accelerate import PartialState
 from datasets import Image
 from tqdm import tqdm
 
-from ..command_line import whole_file
+from ..command_line import remove_orphans, whole_file
 from ..processing_vqafusion import load_image
 from . import DataError
 
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2 states
 OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
-STALE_SECONDS = 3600  # a temporary file this old is of a process that was killed, not of one that is writing
 _LAYOUT_VERSION = 2
 # What a configuration says besides what the encoder computes; it changes when a model is saved and loaded again.
 _NOT_COMPUTED = {"_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "transformers_version"}
@@ -105,9 +103,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
     missing = [number for number in range(len(shards)) if not (folder / _shard_name(number)).exists()]
     process.wait_for_everyone()  # all have looked before the first one writes
     if process.is_main_process:
-        for leftover in folder.glob(".*"):
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                leftover.unlink(missing_ok=True)
+        remove_orphans(folder)
     process.wait_for_everyone()
     mine = missing[process.process_index :: process.num_processes]
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.

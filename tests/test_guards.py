@@ -1,0 +1,190 @@
+"""What keeps a run whole, by breaking it: signals, numbers that are not finite, full disks, two runs at once."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUESTIONS, tiny_config
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion.command_line import remove_orphans, whole_file
+from vqafusion.data_prep.encode import VqaCollator
+from vqafusion.guards import SAVING, Stopped, only_run_in
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
+
+
+@pytest.fixture
+def make(processor, tmp_path):
+    """A blind trainer of 6 steps with a checkpoint after every second, in `tmp_path / name`."""
+
+    def make(name="run", **changes):
+        torch.manual_seed(0)
+        ids = processor.tokenizer([QUESTIONS[n % 3] for n in range(24)])["input_ids"]
+        rows = [
+            {"input_ids": each, "length": len(each), "image_id": str(n), "image": None, "answers": ["red"] * 10,
+             "label_ids": [n % 6], "label_scores": [1.0]}
+            for n, each in enumerate(ids)
+        ]  # fmt: skip
+        args = VqaTrainingArguments(**{
+            "output_dir": str(tmp_path / name), "max_steps": 6, "save_strategy": "steps", "save_steps": 2,
+            "eval_strategy": "no", "load_best_model_at_end": False, "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3, "logging_steps": 1, "report_to": "none", "disable_tqdm": True, **changes,
+        })  # fmt: skip
+        model = VqaFusionForVisualQuestionAnswering(tiny_config(blind=True))
+        trainer = VqaTrainer(
+            model=model, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:5])
+        )
+        trainer.train_collator = trainer.data_collator = VqaCollator(processor, 6, blind=True)
+        return trainer
+
+    return make
+
+
+class AtStep(TrainerCallback):
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.act()
+
+
+def checkpoints(trainer):
+    return sorted(os.listdir(trainer.args.output_dir))
+
+
+@pytest.mark.parametrize("received", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(make, received):
+    before = signal.getsignal(received)
+    whole = make("whole")
+    whole.train()
+    stopped = make("stopped")
+    stopped.add_callback(AtStep(2, lambda: os.kill(os.getpid(), received)))
+    with pytest.raises(Stopped, match=f"{received.name} after step 3, saved; .*--resume_from_checkpoint True") as stop:
+        stopped.train()
+    assert stop.value.received == received and signal.getsignal(received) == before
+    assert checkpoints(stopped) == ["checkpoint-3"]
+    resumed = make("stopped")
+    resumed.train(resume_from_checkpoint=f"{stopped.args.output_dir}/checkpoint-3")
+    expected = load_file(f"{whole.args.output_dir}/checkpoint-6/model.safetensors")
+    found = load_file(f"{resumed.args.output_dir}/checkpoint-6/model.safetensors")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_numbers_that_are_not_finite_stop_the_run_before_they_reach_the_weights(make):
+    trainer = make()
+    weight = trainer.model.classifier[-1].weight
+
+    def poison():
+        with torch.no_grad():
+            trainer.model.classifier[-1].bias[0] = float("nan")
+
+    trainer.add_callback(AtStep(3, poison))
+    with pytest.raises(ValueError, match="not finite at step 4.*not_finite.json.*--not_finite skip"):
+        trainer.train()
+    told = json.loads(Path(trainer.args.output_dir, "not_finite.json").read_text())
+    assert {question.replace(" ?", "?") for question in told["questions"]} <= set(QUESTIONS)
+    assert told["step"] == 4 and len(told["questions"]) == 4 and told["weights_not_finite"] == ["classifier.4.bias"]
+    assert [entry["step"] for entry in told["log"]] == [1, 2, 3] and weight.isfinite().all()
+    assert checkpoints(trainer) == ["checkpoint-2", "not_finite.json"]
+
+
+def test_skipped_steps_change_nothing_and_are_counted(make):
+    trainer = make(not_finite="skip")
+    collate, kept = trainer.train_collator, {}
+
+    def spoiled(rows):
+        batch = collate(rows)
+        if spoiled.left == 0:
+            batch["labels"][0, 0] = float("inf")
+        spoiled.left -= 1
+        return batch
+
+    spoiled.left = 2  # the third batch
+    trainer.train_collator = spoiled
+
+    def keep(step):
+        kept[step] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+    for step in (2, 3):
+        trainer.add_callback(AtStep(step, lambda step=step: keep(step)))
+    trainer.train()
+    assert all(torch.equal(kept[2][name], kept[3][name]) for name in kept[2])
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    logged = [entry["skipped_steps"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_full_disk_costs_no_checkpoint(make):
+    trainer = make(save_total_limit=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    trainer.add_callback(AtStep(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint of step 4 cannot be written to .*make room, then the same"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpoints(trainer) == ["checkpoint-2"]
+    make().train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2")
+
+
+def test_the_best_checkpoint_outlives_rotation(make, processor):
+    trainer = make(
+        eval_strategy="steps", eval_steps=2, save_total_limit=1, load_best_model_at_end=True,
+        metric_for_best_model="overall", max_steps=8,
+    )  # fmt: skip
+    scores = iter([3.0, 9.0, 5.0, 1.0])
+    trainer.compute_metrics = lambda prediction: {"overall": next(scores)}
+    trainer.train()
+    assert checkpoints(trainer) == ["checkpoint-4"]
+    assert trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-4"
+    saved = json.loads(Path(trainer.args.output_dir, "checkpoint-4", "trainer_state.json").read_text())
+    assert saved["best_model_checkpoint"] == trainer.state.best_model_checkpoint
+
+
+def test_logs_tell_rates_by_part_and_speed(make):
+    trainer = make(text_learning_rate=1e-5, lr_scheduler_type="constant")
+    trainer.train()
+    entry = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    assert entry["learning_rate"] == 1e-3 and entry["text_learning_rate"] == 1e-5
+    assert entry["questions_per_second"] > 0 and entry["peak_memory_gib"] > 0 and entry["grad_norm"] > 0
+
+
+def test_one_run_in_a_folder(tmp_path):
+    (tmp_path / SAVING).mkdir()
+    with only_run_in(tmp_path):
+        assert not (tmp_path / SAVING).exists()  # left by a run that was killed
+        with pytest.raises(ValueError, match="another run is writing"), only_run_in(tmp_path):
+            pass
+    with only_run_in(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_files_of_ended_processes_are_orphans(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = socket.gethostname()
+    orphan, elsewhere, other = (
+        tmp_path / name for name in (f".a.{host}.{gone.pid}.json", ".a.elsewhere.7.json", ".gitignore")
+    )
+    for file in (orphan, elsewhere, other):
+        file.touch()
+    with whole_file(tmp_path / "b.json") as mine:
+        mine.touch()
+        remove_orphans(tmp_path)
+        assert mine.exists() and elsewhere.exists() and other.exists() and not orphan.exists()
+    os.utime(elsewhere, (1, 1))
+    remove_orphans(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".gitignore", "b.json"]
