@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import SequentialSampler
@@ -89,12 +90,24 @@ class _TellEpoch(TrainerCallback):
 class VqaTrainer(WholeCheckpoints, Trainer):
     """`Trainer` with a learning rate per encoder, grouped batches, the official accuracy, and what guards a run."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, args, **kwargs):
+        # What FSDP cuts into pieces; the encoders name layers of their whole families, which are not all here.
+        known = {type(module).__name__ for module in model.modules()} - {type(model).__name__}
+        model._no_split_modules = sorted(known & set(model._no_split_modules or ()))
+        super().__init__(model, args, **kwargs)
         self.finite_only = FiniteOnly(self, skip=self.args.not_finite == "skip")
         for callback in (self.finite_only, StopAtSignal(self.accelerator)):
             self.add_callback(callback)
         self._logged = None  # when, and at which step
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled and self.args.world_size > 1:
+            # accelerate turns to it on GPUs only, and would go on without a word; torch has it for CPUs as well
+            state = self.accelerator.state
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            PartialState._shared_state["distributed_type"] = state.distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.last_batch = inputs  # `FiniteOnly` tells what it held

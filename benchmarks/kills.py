@@ -2,7 +2,7 @@
 
 python benchmarks/kills.py --kills 20 [--processes 2]
 
-The run stores image states, then trains with a checkpoint every fifth step. Both ends must be the same to the last bit:
+The run stores image states, then trains with a checkpoint every tenth step. Both ends must be the same to the last bit:
 weights and states; and no temporary file may be left.
 """
 
@@ -28,8 +28,8 @@ RUN = {
         "num_attention_heads": 2, "image_size": 64, "patch_size": 8,
     },
     "text_config": {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 2},
-    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "max_steps": 60, "save_strategy": "steps",
-    "eval_strategy": "steps", "save_steps": 5, "eval_steps": 5, "save_total_limit": 2, "learning_rate": 1e-3,
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "max_steps": 240, "save_strategy": "steps",
+    "eval_strategy": "steps", "save_steps": 10, "eval_steps": 10, "save_total_limit": 2, "learning_rate": 1e-3,
     "disable_tqdm": True, "resume_from_checkpoint": "auto", "report_to": "none",
 }  # fmt: skip
 

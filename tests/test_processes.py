@@ -1,0 +1,110 @@
+"""train.py and eval.py on one, two and three processes, and with FSDP: the same figures."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+from conftest import ROOT, draw
+from safetensors.torch import load_file
+from test_command_line import TINY
+from transformers import AutoModelForVisualQuestionAnswering
+
+COLOURS = ("red", "blue", "green", "yellow")
+BATCH, STEPS = 12, 50
+
+
+def write(file, rows):
+    """Questions about drawn pictures: their colour, and whether they are red."""
+    with file.open("w") as lines:
+        for number in range(rows):
+            colour = COLOURS[number * 7 % 4]
+            question, answer = (
+                ("what color is it?", colour) if number % 3 else ("is it red?", "yes" if colour == "red" else "no")
+            )
+            row = {"image": f"{colour}.png", "question": f"{question} {number % 5}", "answer": answer}
+            lines.write(json.dumps(row | {"answer_type": "other" if number % 3 else "yes/no"}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """`trained(processes, *arguments)`: the folder of a model that was trained so."""
+    folder = tmp_path_factory.mktemp("processes")
+    for colour in COLOURS:
+        draw(colour).save(folder / f"{colour}.png")
+    write(folder / "train.jsonl", 10 * BATCH)
+    write(folder / "dev.jsonl", 31)  # neither two nor three processes divide it
+    still = {"dropout": 0.0, "attention_dropout": 0.0}
+    recipe = TINY | {
+        "dataset": "own", "data_dir": str(folder), "train_split": "train.jsonl", "eval_split": "dev.jsonl",
+        "dropout": 0.0, "text_config": TINY["text_config"] | still, "max_steps": STEPS, "logging_steps": 1,
+        "questions_per_image": 1, "per_device_eval_batch_size": 4, "report_to": "none",
+    }  # fmt: skip
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+    @cache
+    def train(processes, *arguments):
+        output = folder / f"model{processes}{len(arguments)}"
+        run(processes, "train.py", folder / "recipe.json", "--output_dir", output,
+            "--per_device_train_batch_size", BATCH // processes, *arguments)  # fmt: skip
+        return output
+
+    return train
+
+
+def run(processes, script, *arguments):
+    several = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    command = [sys.executable, *several, ROOT / script, *arguments]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def logged(folder, name):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return torch.tensor([entry[name] for entry in history if name in entry], dtype=torch.float64)
+
+
+def scores(file):
+    kept = ("overall", "per_answer_type", "top_5", "questions", "calibration", "intervals", "temperature")
+    metrics = json.loads(file.read_text())
+    return {name: metrics[name] for name in kept if name in metrics}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_losses_and_scores_are_those_of_one_process(trained, processes):
+    one, several = trained(1), trained(processes)
+    losses = logged(one, "loss")
+    assert len(losses) == STEPS and losses[-1] < losses[0] - 0.5
+    torch.testing.assert_close(logged(several, "loss"), losses, atol=1e-4, rtol=0)
+    for name in ("eval_overall", "eval_top_5", "eval_yes/no", "eval_other"):
+        assert logged(several, name).tolist() == logged(one, name).tolist()
+    assert scores(several / "metrics.json") == scores(one / "metrics.json")
+
+
+def test_evaluation_is_shared_and_its_figures_stay_the_same(trained, tmp_path):
+    model, results = trained(1), {}
+    for processes in (1, 2, 3):
+        output = tmp_path / str(processes)
+        run(processes, "eval.py", "--model", model, "--dataset", "own", "--data_dir", model.parent, "--split",
+            "dev.jsonl", "--output_dir", output, "--batch_size", 4, "--fit_temperature", "True")  # fmt: skip
+        results[processes] = scores(output / "metrics.json"), (output / "answers.jsonl").read_text()
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"answer_temperature": 1.0}))
+    assert results[1] == results[2] == results[3] and results[1][0]["questions"] == 31
+
+
+def test_fsdp_trains_and_one_process_loads_what_it_saved(trained):
+    one, sharded = trained(1), trained(2, "--fsdp")
+    torch.testing.assert_close(logged(sharded, "loss"), logged(one, "loss"), atol=1e-4, rtol=0)
+    assert list(sharded.glob("checkpoint-*/pytorch_model_fsdp.bin"))  # it was FSDP that saved
+    model = AutoModelForVisualQuestionAnswering.from_pretrained(sharded, trust_remote_code=True)
+    expected = load_file(one / "model.safetensors")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
