@@ -16,6 +16,7 @@ from transformers import (
     CLIPImageProcessorPil,
     set_seed,
 )
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.analysis.plots import save_learning_curve
@@ -26,6 +27,7 @@ from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ce
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.data_prep.sampling import check_shares
+from vqafusion.data_prep.streaming import QuestionStream, open_stream, texts
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
@@ -60,6 +62,10 @@ class DataArguments:
     )
     skip_missing_images: bool = field(
         default=False, metadata={"help": "go on without the questions whose image is missing"}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "read the training split of hub data shard by shard, never all at once; needs --max_steps"},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
@@ -190,6 +196,22 @@ def checkpoint(resume, output_dir):
     return resume
 
 
+def check_streaming(data, args):
+    """Raise `ValueError` for what a stream cannot do: it has no length, no order of ours, no image twice."""
+    if data.dataset != "hub":
+        raise ValueError("--streaming reads --dataset hub: parquet files or WebDataset archives, or a name on the Hub")
+    if args.max_steps <= 0:
+        raise ValueError("--streaming needs --max_steps: a stream has no end to count epochs by")
+    given = {
+        "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
+        "answer_sampling": args.answer_sampling, "questions_per_image": args.questions_per_image > 1,
+        "train_sampling_strategy": args.train_sampling_strategy != "random",
+    }  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"--{name} does not go with --streaming")
+
+
 def hub_destination(args):
     """
     Where the model goes when it is trained, and with which token; both None without --push_to_hub. Asked of the Hub
@@ -237,6 +259,8 @@ def main(argv=None):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
     args.answer_sampling = _json(args, "answer_sampling")
     check_shares(args.answer_sampling)
+    if data.streaming:
+        check_streaming(data, args)
     repo, token = hub_destination(args)
     output_dir = writable_folder(args.output_dir)
     with only_run_in(output_dir, args.process_index == 0):
@@ -253,8 +277,11 @@ def train(data, model_arguments, args, output_dir, resume):
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
+    stream = open_stream(data.data_dir, data.train_split) if data.streaming else None
     train_set, eval_set = (
-        load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
+        texts(stream)
+        if stream is not None and split == data.train_split
+        else load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
         for split in (data.train_split, data.eval_split)
     )
     check_answered(eval_set, data.eval_split)
@@ -277,6 +304,12 @@ def train(data, model_arguments, args, output_dir, resume):
         return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
 
     args.label_names = ["labels"]
+    if stream is not None:
+        train_set = QuestionStream(stream, *encoding[:3], args.seed, args.process_index, args.world_size)
+        if resume:
+            seen = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step
+            train_set.skip = seen * args.per_device_train_batch_size * args.gradient_accumulation_steps
+            args.ignore_data_skip = True  # `Trainer` would open every picture on the way
     trainer = VqaTrainer(
         model=model,
         args=args,

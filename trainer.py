@@ -7,7 +7,7 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from .command_line import peak_memory
@@ -146,6 +146,11 @@ class VqaTrainer(WholeCheckpoints, Trainer):
 
     def get_train_dataloader(self):
         """Images are mirrored in training only; `Trainer` itself has one collator for both."""
+        if isinstance(
+            self.train_dataset, IterableDataset
+        ):  # it knows its process's share; accelerate would cut it again
+            own = torch.Generator()  # a loader draws a number when it begins, which dropout would miss later
+            return DataLoader(self.train_dataset, self._train_batch_size, collate_fn=self.train_collator, generator=own)
         kept, self.data_collator = self.data_collator, self.train_collator
         try:
             return super().get_train_dataloader()

@@ -25,7 +25,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     Add token ids and soft targets to every row. All rows stay, those without an answer in the vocabulary too.
 
     Args:
-        dataset (`datasets.Dataset`): columns of `FEATURES`.
+        dataset (`datasets.Dataset`): columns of `FEATURES`, with `image` or without it.
         tokenizer: a fast tokenizer.
         label2id (`dict[str, int]`): the answer vocabulary.
         max_length (`int`): tokens of the longest question; the rest is cut off.
@@ -35,7 +35,8 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         `datasets.Dataset` with `input_ids`, `length`, `label_ids` and `label_scores` besides; images are not decoded.
         The same call finds its result in the cache of `datasets` again.
     """
-    dataset = dataset.cast_column("image", Image(decode=False))
+    if "image" in dataset.column_names:
+        dataset = dataset.cast_column("image", Image(decode=False))
     # A tokenizer remembers its last padding, so its own hash, and with it the cache's key, would change with use.
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -44,7 +45,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "vqafusion"  # a data set made in memory has no place of its own
     folder.mkdir(parents=True, exist_ok=True)
     encoded = dataset.select_columns(["question", "answers"]).map(
-        _encode_batch,
+        encode_batch,
         fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},
         batched=True,
         num_proc=num_proc if num_proc and len(dataset) >= WORTH_PROCESSES else None,
@@ -57,7 +58,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     return concatenate_datasets([dataset, encoded], axis=1)
 
 
-def _encode_batch(rows, tokenizer, label2id, max_length):
+def encode_batch(rows, tokenizer, label2id, max_length):
     targets = [soft_targets(answers, label2id) if answers else ([], []) for answers in rows["answers"]]
     input_ids = tokenizer(rows["question"], truncation=True, max_length=max_length)["input_ids"]
     return {

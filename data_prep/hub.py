@@ -7,12 +7,14 @@ from . import FEATURES, DataError, check_unique
 from .own_data import answer_type, at_least_ten
 
 NEEDED = ("image", "question", "answers")
+PICTURES = ("jpg", "jpeg", "png", "webp")  # as a WebDataset names the pictures of its samples
 
 
 def load(name, split):
     """
     Args:
-        name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`). It
+        name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`), or
+            of WebDataset archives (`train-*.tar`), a picture and a `json` of the other columns for each question. It
             has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`), and, as the
             common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`. Fewer than
             ten answers are repeated until there are ten.
@@ -28,6 +30,11 @@ def load(name, split):
         rows = load_dataset(str(name), split=split)
     except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
         raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
+    if "json" in rows.column_names:
+        names = [column for column in rows.column_names if column in PICTURES]
+        for column in names:
+            rows = rows.cast_column(column, Image(decode=False))
+        rows = rows.map(unfold, remove_columns=rows.column_names, desc="Reading samples")
     lacking = [column for column in NEEDED if column not in rows.column_names]
     if lacking:
         raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(rows.column_names)}")
@@ -35,7 +42,7 @@ def load(name, split):
         raise DataError(f"split {split!r} of {name} is empty")
     names = [column for column in FEATURES if column in rows.column_names and column != "image"]
     light = rows.select_columns(names).map(
-        _same_columns,
+        same_columns,
         fn_kwargs={"split": split},
         with_indices=True,
         batched=True,
@@ -48,7 +55,13 @@ def load(name, split):
     return concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
 
 
-def _same_columns(rows, indices, split):
+def unfold(sample):
+    """A WebDataset's sample, `{"jpg": picture, "json": {…}}`, with the columns of a parquet file."""
+    image = next((sample[name] for name in PICTURES if sample.get(name) is not None), None)
+    return {"image": image, **sample["json"]}
+
+
+def same_columns(rows, indices, split):
     answers = [at_least_ten(_texts(group)) for group in rows["answers"]]
     kinds = [answer_type(group[0]) if group else "" for group in answers]
     empty = [""] * len(indices)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from functools import cache
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import ROOT, draw
 from safetensors.torch import load_file
 from test_command_line import TINY
@@ -64,6 +66,32 @@ def run(processes, script, *arguments):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def test_two_hosts_meet_at_an_address(trained, tmp_path):
+    one = trained(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc_per_node", 1]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", meeting, "--rdzv_id", "test"]
+    command += [ROOT / "train.py", one.parent / "recipe.json", "--output_dir", tmp_path / "model"]
+    command += ["--per_device_train_batch_size", BATCH // 2]
+    hosts = [
+        subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for host in hosts:
+        said = host.communicate(timeout=300)[1]
+        assert host.returncode == 0, said[-3000:]
+    torch.testing.assert_close(logged(tmp_path / "model", "loss"), logged(one, "loss"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "accelerate").iterdir()), ids=lambda file: file.name)
+def test_accelerate_understands_its_recipes(file):
+    config = load_config_from_file(str(file))
+    assert config.num_processes == 2 and config.mixed_precision == "bf16"
+    assert config.distributed_type.value in ("MULTI_GPU", "FSDP", "DEEPSPEED")
 
 
 def logged(folder, name):

@@ -1,0 +1,106 @@
+"""Training questions read from shards as they are needed: data that outgrows memory or disk."""
+
+from hashlib import blake2b
+from itertools import count
+
+import torch
+from datasets import Dataset, Image, load_dataset
+from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from . import FEATURES, DataError
+from .encode import encode_batch
+from .hub import NEEDED, same_columns, unfold
+
+BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
+_TEXTS = [column for column in FEATURES if column != "image"]
+
+
+def open_stream(name, split):
+    """
+    Args:
+        name (`str`): of a data set on the Hub, or a folder of shards named by split: parquet files as in `hub.py`
+            (`train-*.parquet`), or WebDataset archives (`train-*.tar`) of a picture and a `json` with the other
+            columns for each question.
+        split (`str`): one of its splits.
+
+    Returns:
+        `datasets.IterableDataset` with the columns of `FEATURES`, pictures not decoded.
+
+    Raises:
+        DataError: no such data set or split, or a column that is missing.
+    """
+    try:
+        rows = load_dataset(str(name), split=split, streaming=True)
+        first = next(iter(rows.decode(False)), None)
+    except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
+        raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
+    if first is None:
+        raise DataError(f"split {split!r} of {name} is empty")
+    rows = rows.decode(False)
+    if "json" in first:
+        rows = rows.map(unfold, remove_columns=list(first))
+        first = unfold(first)
+    lacking = [column for column in NEEDED if first.get(column) is None]
+    if lacking:
+        raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(first)}")
+    features = type(FEATURES)({**FEATURES, "image": Image(decode=False)})
+    dropped = [column for column in first if column not in FEATURES]
+    return rows.map(_rename, batched=True, batch_size=100, fn_kwargs={"split": split}, remove_columns=dropped,
+                    features=features)  # fmt: skip
+
+
+def _rename(rows, split):
+    images = rows["image"]
+    if "image_id" not in rows:  # a batch encodes an image once: equal pictures need equal names, others must not
+        contents = [image["bytes"] or image["path"].encode() for image in images]
+        rows["image_id"] = [blake2b(content, digest_size=8).hexdigest() for content in contents]
+    return {"image": images, **same_columns(rows, range(len(images)), split)}
+
+
+def texts(rows):
+    """
+    One pass over a stream for what is counted before training: vocabulary, frequencies, the words of the questions.
+
+    Returns:
+        `datasets.Dataset` on disk, with the columns of `FEATURES` but for `image`.
+    """
+    features = type(FEATURES)({column: FEATURES[column] for column in _TEXTS})
+    return Dataset.from_generator(_only_texts, features=features, gen_kwargs={"rows": rows})
+
+
+def _only_texts(rows):
+    for row in rows:
+        yield {column: row[column] for column in _TEXTS}
+
+
+class QuestionStream(torch.utils.data.IterableDataset):
+    """
+    Encoded training questions without end, shuffled anew in every pass; each process has its own share of the shards.
+
+    Args:
+        rows: of [`open_stream`].
+        tokenizer, label2id, max_length: as for `encode`.
+        seed (`int`)
+        process, num_processes (`int`): whose share it is.
+    """
+
+    def __init__(self, rows, tokenizer, label2id, max_length, seed, process=0, num_processes=1):
+        encoding = {"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length}
+        rows = split_dataset_by_node(rows, process, num_processes)
+        shuffled = rows.shuffle(seed=seed, buffer_size=BUFFER)
+        self.rows = shuffled.map(encode_batch, batched=True, batch_size=64, fn_kwargs=encoding)
+        self.skip = 0  # questions; a run that goes on passes over those that it has seen
+
+    def __iter__(self):
+        left = self.skip
+        for epoch in count():
+            self.rows.set_epoch(epoch)
+            row = None
+            for row in self.rows:
+                if left:
+                    left -= 1
+                else:
+                    yield row
+            if row is None:
+                raise DataError("there are fewer questions than processes")
