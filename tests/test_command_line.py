@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, TWO_PROCESSES, draw
@@ -70,6 +71,27 @@ def test_train_resumes(trained, tmp_path):
         assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), "no checkpoint in")
+
+
+def test_a_second_run_is_refused_and_a_signal_saves(trained, tmp_path):
+    arguments = ("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 100_000,
+                 "--save_strategy", "steps", "--eval_strategy", "steps", "--save_steps", 20, "--eval_steps", 20,
+                 "--save_total_limit", 3)  # fmt: skip
+    first = subprocess.Popen(
+        [sys.executable, ROOT / arguments[0], *map(str, arguments[1:])],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    while not list((tmp_path / "model").glob("checkpoint-*")):
+        assert first.poll() is None
+        time.sleep(0.1)
+    second = run(*arguments)
+    refused(second.returncode, Printed(second), "another run is writing to", str(tmp_path / "model"))
+    first.terminate()
+    said = first.communicate(timeout=120)[0]
+    assert first.returncode == 128 + 15 and "SIGTERM after step" in said and "--resume_from_checkpoint True" in said
+    step = int(said.split("after step ")[1].split(",")[0])
+    assert (tmp_path / "model" / f"checkpoint-{step}").is_dir()
+    assert not [file for file in (tmp_path / "model").iterdir() if file.name.startswith(".")]
 
 
 def test_two_processes_go_on_in_the_middle_of_an_epoch(trained, tmp_path):
