@@ -17,8 +17,10 @@ from pathlib import Path
 EVERY_LAYER = "what the answer rests on"
 MAX_UPLOAD = "10mb"
 MAX_PIXELS = 25_000_000  # of a decoded picture; a photo of a telephone has 12 million
-MAX_SHOWN = 1280  # pixels of a side of the picture with its heat map
+MAX_SHOWN = 1024  # pixels of a side of the picture with its heat map
+VISITORS = 200  # whose pictures are kept in memory, 3 MB each at the most; the oldest go first
 MAX_QUESTION = 200  # characters
+MAX_KEPT = 600  # seconds that an upload, or a picture with its heat map, lies on the disk
 MAX_SECONDS = 30  # of work for a question, looked at between its steps
 WAITING = 100  # questions; whoever comes then is told to come back
 
@@ -151,7 +153,9 @@ def build(answerer, report=None):
             for pair in reversed(seen["asked"])
             for role, text in zip(("user", "assistant"), pair)
         ]
-        return answers, bars(answers), redraw(name, strength, seen), talk, seen
+        drawn = redraw(name, strength, seen)
+        check_time(end)
+        return answers, bars(answers), drawn, talk, seen
 
     def redraw(name, strength, seen):
         if not seen or not seen["asked"] or not answerer.maps:
@@ -161,20 +165,21 @@ def build(answerer, report=None):
     def question_of_link(request: gradio.Request):
         return (request.query_params.get("question") or "")[:MAX_QUESTION]
 
-    with gradio.Blocks(title="VQAFusion: ask pictures questions", delete_cache=(60, 60)) as page:
+    # Not sooner, since visitors with the same picture share its file, and one may still be typing.
+    with gradio.Blocks(title="VQAFusion: ask pictures questions", delete_cache=(60, MAX_KEPT)) as page:
         seen = gradio.State(None, time_to_live=3600)
         gradio.Markdown("# Ask pictures questions")
         with gradio.Tabs():
             with gradio.Tab("Ask"), gradio.Row():
                 with gradio.Column():
-                    image = gradio.Image(label="Picture", elem_id="picture", sources=["upload", "webcam", "clipboard"])
-                    image.preprocess = lambda sent: sent and sent.path  # `opened_picture` says what is wrong
+                    field = gradio.Image(label="Picture", elem_id="picture", sources=["upload", "webcam", "clipboard"])
+                    field.preprocess = lambda sent: sent and sent.path  # `opened_picture` says what is wrong
                     question = gradio.Textbox(
                         label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1
                     )
                     button = gradio.Button("Ask", variant="primary")
                     # Not gradio.Examples: it would make the image anew at a click, without the `preprocess` above.
-                    chosen = gradio.Dataset(components=[image, question], samples=examples(), label="Examples")
+                    chosen = gradio.Dataset(components=[field, question], samples=examples(), label="Examples")
                 with gradio.Column():
                     answers = gradio.JSON(visible=False)  # for programs
                     best = gradio.HTML(bars([]))
@@ -191,10 +196,10 @@ def build(answerer, report=None):
                     frame = gradio.HTML()
                 tab.select(lambda: _framed(report), None, frame, api_visibility="private")
         asked = gradio.on(
-            [button.click, question.submit], ask, [image, question, name, strength, seen],
+            [button.click, question.submit], ask, [field, question, name, strength, seen],
             [answers, best, picture, talk, seen], api_name="answer",
         )  # fmt: skip
-        chosen.click(lambda row: row, chosen, [image, question], api_visibility="private", show_progress="hidden")
+        chosen.click(lambda row: row, chosen, [field, question], api_visibility="private", show_progress="hidden")
         asked.success(None, question, None, js=_KEEP_IN_LINK)
         gradio.on(
             [name.input, strength.release], redraw, [name, strength, seen], picture, api_visibility="private",
@@ -323,7 +328,7 @@ def main(argv=None):
         arguments().error(" ".join(str(error).split()))
     page.launch(
         server_name=args.host, server_port=args.port, auth=tuple(args.auth.split(":", 1)) if args.auth else None,
-        max_file_size=MAX_UPLOAD, ssr_mode=False, css=_STYLE, head=_NAMES,
+        max_file_size=MAX_UPLOAD, state_session_capacity=VISITORS, ssr_mode=False, css=_STYLE, head=_NAMES,
         theme=gradio.themes.Default(primary_hue="blue").set(**_DARKER),
     )  # fmt: skip
 

@@ -3,10 +3,11 @@
 import os
 import shutil
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -80,9 +81,13 @@ class WholeCheckpoints:
             self.state.best_model_checkpoint = str(final)
         if self.args.should_save:
             self.state.save_to_json(folder / SAVING / final.name / "trainer_state.json")
-            shutil.rmtree(final, ignore_errors=True)  # of a run that went on from before it
+            if final.exists():  # of a run that this one has gone back behind
+                os.replace(final, folder / SAVING / "former")
             os.replace(folder / SAVING / final.name, final)
-            os.rmdir(folder / SAVING)
+            shutil.rmtree(folder / SAVING)
+            for later in folder.glob("checkpoint-*"):  # likewise; "the newest one" must be this run's
+                if int(later.name.split("-")[1]) > self.state.global_step:
+                    shutil.rmtree(later, ignore_errors=True)
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -99,7 +104,7 @@ class StopAtSignal(TrainerCallback):
     """At SIGTERM or Ctrl-C the step is ended, a checkpoint saved, [`Stopped`] raised; a second Ctrl-C stops at once."""
 
     def __init__(self, accelerator):
-        self.accelerator, self.received, self.kept = accelerator, 0, {}
+        self.accelerator, self.received, self.agreed, self.kept = accelerator, 0, 0, {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -109,21 +114,19 @@ class StopAtSignal(TrainerCallback):
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        print(f"\n{signal.Signals(number).name}: saving after this step", flush=True)
+        with suppress(OSError):  # not print: Ctrl-C ends a pipe's other end as well, and a print may be under way
+            os.write(2, f"\n{signal.Signals(number).name}: saving after this step\n".encode())
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.agreed = self.received
         if self.accelerator.num_processes > 1:  # a signal reaches them at different steps
             seen = torch.tensor([self.received], device=self.accelerator.device)
-            self.received = int(self.accelerator.gather(seen).max())
-        control.should_save = control.should_save or bool(self.received)
+            self.agreed = int(self.accelerator.gather(seen).max())
+        control.should_save = control.should_save or bool(self.agreed)
 
     def on_save(self, args, state, control, **kwargs):
-        if self.received:
-            self.restore()
-            raise Stopped(self.received, state.global_step)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.restore()
+        if self.agreed:
+            raise Stopped(self.agreed, state.global_step)
 
     def restore(self):
         for number, handler in self.kept.items():
@@ -142,9 +145,12 @@ class FiniteOnly(TrainerCallback):
     def __init__(self, trainer, skip):
         self.trainer, self.skip, self.skipped = trainer, skip, 0
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            print("DeepSpeed steps by itself: --not_finite does not reach it")
+
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        accelerator = self.trainer.accelerator
-        if accelerator.scaler is not None:
+        if self.trainer.accelerator.scaler is not None:
             return  # float16's scaler leaves out such steps itself, and is meant to
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -168,7 +174,7 @@ class FiniteOnly(TrainerCallback):
         questions = tokenizer.batch_decode(self.trainer.last_batch["input_ids"], skip_special_tokens=True)
         weights = [name for name, value in self.trainer.model.named_parameters() if not value.isfinite().all()]
         return {
-            "step": state.global_step + 1, "questions": questions, "weights_not_finite": weights,
+            "step": state.global_step + 1, "last_questions_of_process_0": questions, "weights_not_finite": weights,
             "learning_rates": [group["lr"] for group in self.trainer.optimizer.param_groups],
             "log": state.log_history[-10:],
         }  # fmt: skip

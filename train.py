@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,7 +28,7 @@ from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ce
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.data_prep.sampling import check_shares
-from vqafusion.data_prep.streaming import QuestionStream, open_stream, texts
+from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
@@ -184,11 +185,12 @@ def checkpoint(resume, output_dir):
     newest = get_last_checkpoint(output_dir)
     if resume == "auto":
         return newest
+    resume = None if resume in ("False", "false", False) else resume
     if resume in ("True", "true", True):
         if newest is None:
             raise ValueError(f"--resume_from_checkpoint: there is no checkpoint in {output_dir}")
         return newest
-    if newest and resume in (None, "False", "false", False):
+    if newest and resume is None:
         raise ValueError(
             f"{output_dir} holds {newest} of another run: go on with it (--resume_from_checkpoint True), remove it, or "
             "choose another --output_dir"
@@ -200,8 +202,13 @@ def check_streaming(data, args):
     """Raise `ValueError` for what a stream cannot do: it has no length, no order of ours, no image twice."""
     if data.dataset != "hub":
         raise ValueError("--streaming reads --dataset hub: parquet files or WebDataset archives, or a name on the Hub")
+    for name in ("data_dir", "train_split", "eval_split"):
+        if not getattr(data, name):
+            raise ValueError(f"--streaming needs --{name}")
     if args.max_steps <= 0:
         raise ValueError("--streaming needs --max_steps: a stream has no end to count epochs by")
+    if "epoch" in (args.eval_strategy, args.save_strategy):
+        raise ValueError("--streaming needs --save_strategy steps and --eval_strategy steps: it has no epochs")
     given = {
         "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
         "answer_sampling": args.answer_sampling, "questions_per_image": args.questions_per_image > 1,
@@ -264,7 +271,9 @@ def main(argv=None):
     repo, token = hub_destination(args)
     output_dir = writable_folder(args.output_dir)
     with only_run_in(output_dir, args.process_index == 0):
-        resume = checkpoint(args.resume_from_checkpoint, output_dir)
+        (resume,) = broadcast_object_list([checkpoint(args.resume_from_checkpoint, output_dir)])
+        if resume and not Path(resume).is_dir():
+            raise ValueError(f"there is no checkpoint {resume} here: all machines must see the same --output_dir")
         trained = train(data, model_arguments, args, output_dir, resume)
     if repo and trained.is_world_process_zero():
         from vqafusion.sharing.push import push_model  # here, since only few runs need it
@@ -277,13 +286,16 @@ def train(data, model_arguments, args, output_dir, resume):
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
-    stream = open_stream(data.data_dir, data.train_split) if data.streaming else None
-    train_set, eval_set = (
-        texts(stream)
-        if stream is not None and split == data.train_split
-        else load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
-        for split in (data.train_split, data.eval_split)
-    )
+    stream = None
+    if data.streaming:
+        stream = open_stream(data.data_dir, data.train_split)
+        train_set = on_disk(stream, images=False)
+        eval_set = on_disk(open_stream(data.data_dir, data.eval_split))
+    else:
+        train_set, eval_set = (
+            load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
+            for split in (data.train_split, data.eval_split)
+        )
     check_answered(eval_set, data.eval_split)
     train_set = train_set.select(range(min(data.max_train_samples or len(train_set), len(train_set))))
     eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
@@ -323,7 +335,8 @@ def train(data, model_arguments, args, output_dir, resume):
     try:
         result = trainer.train(resume_from_checkpoint=resume)
     except Stopped as stopped:
-        print(stopped)
+        if trainer.is_world_process_zero():
+            print(stopped)
         raise SystemExit(128 + stopped.received) from None  # as a shell counts signals
     staged = output_dir / SAVING
     trainer.save_model(staged)

@@ -96,7 +96,8 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         model._no_split_modules = sorted(known & set(model._no_split_modules or ()))
         super().__init__(model, args, **kwargs)
         self.finite_only = FiniteOnly(self, skip=self.args.not_finite == "skip")
-        for callback in (self.finite_only, StopAtSignal(self.accelerator)):
+        self.stop_at_signal = StopAtSignal(self.accelerator)
+        for callback in (self.finite_only, self.stop_at_signal):
             self.add_callback(callback)
         self._logged = None  # when, and at which step
 
@@ -108,6 +109,12 @@ class VqaTrainer(WholeCheckpoints, Trainer):
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             PartialState._shared_state["distributed_type"] = state.distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.stop_at_signal.restore()
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.last_batch = inputs  # `FiniteOnly` tells what it held

@@ -127,7 +127,7 @@ def _risk_coverage(confidence, accuracy):
 
 def _draw_learning(history, axes):
     axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["model"], label="accuracy, %")
-    axes.set(xlabel="epoch", ylabel="official accuracy, %")
+    axes.set(xlabel="step", ylabel="official accuracy, %")
     if losses := _series(history, "loss"):
         right = axes.twinx()
         right.plot(*zip(*losses), color=COLOURS["prior"])
@@ -135,7 +135,7 @@ def _draw_learning(history, axes):
 
 
 def _series(history, name):
-    return [(entry["epoch"], entry[name]) for entry in history if name in entry]
+    return [(entry["step"], entry[name]) for entry in history if name in entry]
 
 
 def save_learning_curve(history, file):

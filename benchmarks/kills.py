@@ -8,15 +8,15 @@ weights and states; and no temporary file may be left.
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from vqafusion.command_line import write_json
 
@@ -30,7 +30,7 @@ RUN = {
     "text_config": {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 2},
     "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "max_steps": 240, "save_strategy": "steps",
     "eval_strategy": "steps", "save_steps": 10, "eval_steps": 10, "save_total_limit": 2, "learning_rate": 1e-3,
-    "disable_tqdm": True, "resume_from_checkpoint": "auto", "report_to": "none",
+    "disable_tqdm": True, "resume_from_checkpoint": "auto", "load_best_model_at_end": False, "report_to": "none",
 }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def start(folder, processes):
     command = [sys.executable, *(several if processes > 1 else []), str(TRAIN), str(folder.parent / "run.json")]
     command += ["--output_dir", str(folder / "model"), "--image_states_dir", str(folder / "states")]
     log = (folder / "log.txt").open("ab")
-    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)  # a group that dies together
+    return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def files(folder):
@@ -69,12 +69,15 @@ def main(argv=None):
         while len(moments) < args.kills:
             run, moment = start(killed, args.processes), rng.uniform(0, seconds)
             try:
-                run.wait(moment)
+                if run.wait(moment):
+                    sys.exit((killed / "log.txt").read_text()[-2000:])
                 shutil.rmtree(killed / "model")  # it came to its end: the next one begins anew
                 shutil.rmtree(killed / "states")
             except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
+                family = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
+                for process in family:  # torchrun's workers are in sessions of their own
+                    process.kill()
+                psutil.wait_procs(family)
                 moments.append(round(moment, 2))
             steps.append(max((int(each.name.split("-")[1]) for each in killed.glob("model/checkpoint-*")), default=0))
         if start(killed, args.processes).wait():

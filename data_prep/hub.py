@@ -58,7 +58,7 @@ def load(name, split):
 def unfold(sample):
     """A WebDataset's sample, `{"jpg": picture, "json": {…}}`, with the columns of a parquet file."""
     image = next((sample[name] for name in PICTURES if sample.get(name) is not None), None)
-    return {"image": image, **sample["json"]}
+    return {**(sample["json"] or {}), "image": image}
 
 
 def same_columns(rows, indices, split):

@@ -13,7 +13,6 @@ from .encode import encode_batch
 from .hub import NEEDED, same_columns, unfold
 
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
-_TEXTS = [column for column in FEATURES if column != "image"]
 
 
 def open_stream(name, split):
@@ -58,20 +57,22 @@ def _rename(rows, split):
     return {"image": images, **same_columns(rows, range(len(images)), split)}
 
 
-def texts(rows):
+def on_disk(rows, images=True):
     """
-    One pass over a stream for what is counted before training: vocabulary, frequencies, the words of the questions.
+    One pass over a stream: of the training split without `images`, for what is counted before training (vocabulary,
+    frequencies, the words of the questions); of the evaluation split with them.
 
     Returns:
-        `datasets.Dataset` on disk, with the columns of `FEATURES` but for `image`.
+        `datasets.Dataset` on disk, with the columns of `FEATURES`.
     """
-    features = type(FEATURES)({column: FEATURES[column] for column in _TEXTS})
-    return Dataset.from_generator(_only_texts, features=features, gen_kwargs={"rows": rows})
+    columns = tuple(column for column in FEATURES if images or column != "image")  # a list would be taken for shards
+    features = type(FEATURES)({column: FEATURES[column] for column in columns})
+    return Dataset.from_generator(_columns, features=features, gen_kwargs={"rows": rows, "columns": columns})
 
 
-def _only_texts(rows):
+def _columns(rows, columns):
     for row in rows:
-        yield {column: row[column] for column in _TEXTS}
+        yield {column: row[column] for column in columns}
 
 
 class QuestionStream(torch.utils.data.IterableDataset):

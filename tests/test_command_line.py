@@ -30,11 +30,11 @@ TINY = {
 }  # fmt: skip
 
 
-def run(script, *arguments, cwd=ROOT, start=(sys.executable,)):
+def run(script, *arguments, cwd=ROOT, start=(sys.executable,), **settings):
     return subprocess.run(
         [*start, ROOT / script, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **settings},
     )  # fmt: skip
 
 

@@ -80,6 +80,25 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(make, received):
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_run_that_goes_back_keeps_its_own_checkpoints(make):
+    make(save_total_limit=9).train()
+    trainer = make(save_total_limit=1, max_steps=4)
+    trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2")
+    assert checkpoints(trainer) == ["checkpoint-4"]  # not the 6 of the run that it went back behind
+
+
+def test_a_signal_saves_though_nobody_reads_what_is_said(make, monkeypatch):
+    def no_reader(*written):
+        raise BrokenPipeError
+
+    trainer = make()
+    monkeypatch.setattr("vqafusion.guards.os.write", no_reader)
+    trainer.add_callback(AtStep(1, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert checkpoints(trainer) == ["checkpoint-2"]
+
+
 def test_numbers_that_are_not_finite_stop_the_run_before_they_reach_the_weights(make):
     trainer = make()
     weight = trainer.model.classifier[-1].weight
@@ -92,8 +111,9 @@ def test_numbers_that_are_not_finite_stop_the_run_before_they_reach_the_weights(
     with pytest.raises(ValueError, match="not finite at step 4.*not_finite.json.*--not_finite skip"):
         trainer.train()
     told = json.loads(Path(trainer.args.output_dir, "not_finite.json").read_text())
-    assert {question.replace(" ?", "?") for question in told["questions"]} <= set(QUESTIONS)
-    assert told["step"] == 4 and len(told["questions"]) == 4 and told["weights_not_finite"] == ["classifier.4.bias"]
+    questions = [question.replace(" ?", "?") for question in told["last_questions_of_process_0"]]
+    assert len(questions) == 4 and set(questions) <= set(QUESTIONS)
+    assert told["step"] == 4 and told["weights_not_finite"] == ["classifier.4.bias"]
     assert [entry["step"] for entry in told["log"]] == [1, 2, 3] and weight.isfinite().all()
     assert checkpoints(trainer) == ["checkpoint-2", "not_finite.json"]
 

@@ -27,7 +27,7 @@ def write(file, rows):
             question, answer = (
                 ("what color is it?", colour) if number % 3 else ("is it red?", "yes" if colour == "red" else "no")
             )
-            row = {"image": f"{colour}.png", "question": f"{question} {number % 5}", "answer": answer}
+            row = {"image": f"{colour}{number % 5}.png", "question": f"{question} {number % 5}", "answer": answer}
             lines.write(json.dumps(row | {"answer_type": "other" if number % 3 else "yes/no"}) + "\n")
 
 
@@ -36,7 +36,8 @@ def trained(tmp_path_factory):
     """`trained(processes, *arguments)`: the folder of a model that was trained so."""
     folder = tmp_path_factory.mktemp("processes")
     for colour in COLOURS:
-        draw(colour).save(folder / f"{colour}.png")
+        for number in range(5):
+            draw(colour).save(folder / f"{colour}{number}.png")
     write(folder / "train.jsonl", 10 * BATCH)
     write(folder / "dev.jsonl", 31)  # neither two nor three processes divide it
     still = {"dropout": 0.0, "attention_dropout": 0.0}

@@ -24,7 +24,7 @@ def folder(processor, tmp_path_factory):
     torch.manual_seed(0)
     VqaFusionForVisualQuestionAnswering(tiny_config()).save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    log = [{"epoch": 1, "loss": 9.0}, {"epoch": 1, "eval_overall": 20.0}, {"epoch": 2, "eval_overall": 30.0}]
+    log = [{"step": 1, "loss": 9.0}, {"step": 1, "eval_overall": 20.0}, {"step": 2, "eval_overall": 30.0}]
     (folder / "model" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     shutil.copytree(folder / "model", folder / "blind-model")
     change_config(folder / "blind-model", blind=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_command_line import TINY, run
 
 from vqafusion.data_prep import DataError, load_split
-from vqafusion.data_prep.streaming import QuestionStream, open_stream, texts
+from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
 
 COLOURS = ("red", "blue", "green", "yellow")
 
@@ -45,7 +45,10 @@ def write_webdataset(folder):
         for shard in range(4):
             with tarfile.open(folder / f"{split}-{shard:05d}.tar", "w") as archive:
                 for number in range(shard * 6, shard * 6 + 6):
-                    for name, data in (("png", picture(number)), ("json", json.dumps(sample(number)).encode())):
+                    for name, data in (
+                        ("png", picture(number)),
+                        ("json", json.dumps(sample(number) | {"image": "COCO_1.jpg"}).encode()),
+                    ):
                         entry = tarfile.TarInfo(f"{number:06d}.{name}")
                         entry.size = len(data)
                         archive.addfile(entry, io.BytesIO(data))
@@ -84,7 +87,8 @@ def test_rows_are_those_of_the_whole_split(folder, processor):
         }
         assert row["label_ids"] == [COLOURS.index(row["answers"][0])] and row["label_scores"] == [1.0]
         assert row["image"]["bytes"] == picture(row["question_id"])
-    assert texts(open_stream(folder, "train"))["question"][:] == [sample(n)["question"] for n in range(24)]
+    texts = on_disk(open_stream(folder, "train"), images=False)
+    assert texts["question"][:] == [sample(n)["question"] for n in range(24)] and "image" not in texts.column_names
 
 
 def test_equal_pictures_have_equal_names_and_others_not(folder):
@@ -129,9 +133,11 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
                      "eval_steps": 5, "save_steps": 5, "save_total_limit": 9, "report_to": "none"}  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
 
+    caches = tmp_path / "cache"
+
     def train(name, steps, *more):
         done = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / name, "--max_steps", steps,
-                   "--lr_scheduler_type", "constant", *more)  # fmt: skip
+                   "--lr_scheduler_type", "constant", *more, HF_DATASETS_CACHE=str(caches))  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return load_file(tmp_path / name / f"checkpoint-{steps}" / "model.safetensors")
 
@@ -139,6 +145,11 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
     train("cut", 5)
     resumed = train("cut", 10, "--resume_from_checkpoint", "True")
     assert all((whole[name] == resumed[name]).all() for name in whole)
+    made = {folder.name for folder in caches.iterdir() if folder.is_dir()}
+    assert made == {"generator", "vqafusion"}  # and no copy of all the shards
     refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--image_states_dir", "s",
                   "--max_steps", 5)  # fmt: skip
     assert refused.returncode == 2 and "--image_states_dir does not go with --streaming" in refused.stderr
+    refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--save_strategy", "epoch",
+                  "--max_steps", 5)  # fmt: skip
+    assert refused.returncode == 2 and "--save_strategy steps" in refused.stderr
