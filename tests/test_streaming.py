@@ -150,6 +150,6 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
     refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--image_states_dir", "s",
                   "--max_steps", 5)  # fmt: skip
     assert refused.returncode == 2 and "--image_states_dir does not go with --streaming" in refused.stderr
-    refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--save_strategy", "epoch", "--eval_strategy", "epoch",
-                  "--max_steps", 5)  # fmt: skip
+    refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--max_steps", 5,
+                  "--save_strategy", "epoch", "--eval_strategy", "epoch")  # fmt: skip
     assert refused.returncode == 2 and "--save_strategy steps" in refused.stderr
