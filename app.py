@@ -155,7 +155,12 @@ def build(answerer, report=None):
         ]
         drawn = redraw(name, strength, seen)
         check_time(end)
-        return answers, bars(answers), drawn, talk, seen
+        return bars(answers), drawn, talk, seen
+
+    def answer(image, question):
+        """For programs: a picture's file and a question to the five best answers."""
+        question = checked_question(question)
+        return answerer.answer(question, answerer.look(opened_picture(image)))
 
     def redraw(name, strength, seen):
         if not seen or not seen["asked"] or not answerer.maps:
@@ -181,7 +186,6 @@ def build(answerer, report=None):
                     # Not gradio.Examples: it would make the image anew at a click, without the `preprocess` above.
                     chosen = gradio.Dataset(components=[field, question], samples=examples(), label="Examples")
                 with gradio.Column():
-                    answers = gradio.JSON(visible=False)  # for programs
                     best = gradio.HTML(bars([]))
                     picture = gradio.Image(
                         label="Heat map", elem_id="heat-map", format="png", interactive=False,
@@ -197,8 +201,10 @@ def build(answerer, report=None):
                 tab.select(lambda: _framed(report), None, frame, api_visibility="private")
         asked = gradio.on(
             [button.click, question.submit], ask, [field, question, name, strength, seen],
-            [answers, best, picture, talk, seen], api_name="answer",
+            [best, picture, talk, seen], api_name="ask", api_visibility="undocumented",
         )  # fmt: skip
+        unseen, answers = gradio.Button(visible=False), gradio.JSON(visible=False)
+        unseen.click(answer, [field, question], answers, api_name="answer")
         chosen.click(lambda row: row, chosen, [field, question], api_visibility="private", show_progress="hidden")
         asked.success(None, question, None, js=_KEEP_IN_LINK)
         gradio.on(

@@ -36,7 +36,7 @@ class Visitor:
     def __init__(self, address, seed):
         self.http, self.session = httpx.Client(base_url=address, timeout=300), f"visitor{seed}"
         functions = self.http.get("/config").json()["dependencies"]
-        self.function = next(each["id"] for each in functions if each["api_name"] == "answer")
+        self.function = next(each["id"] for each in functions if each["api_name"] == "ask")
         pixels = np.random.default_rng(seed).integers(0, 255, (480, 640, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG")

@@ -41,7 +41,7 @@ def test_it_answers_as_the_pipeline_does(answerer):
 
 
 def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_path):
-    ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "answer").fn
+    ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "ask").fn
     seen = None
     for name, encoded, asked in (("a", 1, 1), ("a", 1, 2), ("b", 2, 1), ("c", 3, 1)):
         file = tmp_path / f"{name}.png"
@@ -55,7 +55,7 @@ def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_
 def test_what_takes_too_long_ends_in_plain_words(answerer, tmp_path, monkeypatch):
     draw().save(tmp_path / "a.png")
     monkeypatch.setattr(app, "MAX_SECONDS", -1)
-    ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "answer").fn
+    ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "ask").fn
     with pytest.raises(gradio.Error, match="took too long"):
         ask(str(tmp_path / "a.png"), ASK, answerer.maps[0], 0.5, None)
 
@@ -177,7 +177,7 @@ def test_only_who_knows_the_password_may_ask(served, tmp_path):
         with pytest.raises(Exception, match="401|[Cc]redentials|Could not|auth"):
             Client(address, verbose=False).predict(handle_file(served[0] / "image.png"), ASK, api_name="/answer")
         client = Client(address, verbose=False, auth=("user", "secret"))
-        answers, *_ = client.predict(handle_file(served[0] / "image.png"), ASK, api_name="/answer")
+        answers = client.predict(handle_file(served[0] / "image.png"), ASK, api_name="/answer")
         assert answers[0]["answer"] in ANSWERS
     assert "secret" not in (tmp_path / "log.txt").read_text()
 
@@ -185,11 +185,21 @@ def test_only_who_knows_the_password_may_ask(served, tmp_path):
 def test_programs_ask_too(served):
     folder, address = served
     client = Client(address, verbose=False)
-    answers, *_ = client.predict(handle_file(folder / "image.png"), ASK, api_name="/answer")
+    answers = client.predict(handle_file(folder / "image.png"), ASK, api_name="/answer")
     assert len(answers) == 5 and all(each["answer"] in ANSWERS and 0 <= each["score"] <= 1 for each in answers)
     for file, question, said in ((folder / "text.jpg", ASK, "picture"), (folder / "image.png", "", "Type a question")):
         with pytest.raises(Exception, match=said):
             client.predict(handle_file(file), question, api_name="/answer")
+
+
+def test_curl_asks_as_the_readme_says(served):
+    folder, address = served
+    call = (ROOT / "README.md").read_text().split("or with curl:\n\n```\n")[1].split("```")[0]
+    call = call.replace("http://127.0.0.1:7860", address).replace("photo.jpg", "image.png")
+    said = subprocess.run(["bash", "-c", call], cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    assert "event: complete" in said.stdout
+    (answers,) = json.loads(said.stdout.split("data: ")[1])
+    assert len(answers) == 5 and answers[0]["answer"] in ANSWERS
 
 
 def test_nothing_of_the_server_can_be_read_through_it(served):
@@ -232,7 +242,7 @@ def test_clients_at_once_are_all_answered(served):
         return [client.predict(image, f"{ASK} {number} {n}", api_name="/answer") for n in range(3)]
 
     with ThreadPoolExecutor(6) as visitors:
-        answers = [ranked[0]["answer"] for visit in visitors.map(visit, range(6)) for ranked, *_ in visit]
+        answers = [ranked[0]["answer"] for visit in visitors.map(visit, range(6)) for ranked in visit]
     assert len(answers) == 18 and set(answers) <= set(ANSWERS)
 
 
