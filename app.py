@@ -212,7 +212,21 @@ def build(answerer, report=None):
             show_progress="hidden",
         )  # fmt: skip
         page.load(question_of_link, None, question, api_visibility="private")
-    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+    page.queue(max_size=WAITING, default_concurrency_limit=1)
+    # Gradio tells all who wait their place; one who has left meanwhile made it answer the next visitor with 500.
+    page._queue.pending_messages_per_session = _sessions(page._queue.pending_messages_per_session)
+    return page
+
+
+def _sessions(kept):
+    """The same mapping, in which messages to a session that is gone go nowhere."""
+    from asyncio import Queue
+
+    class Sessions(type(kept)):
+        def __missing__(self, session):
+            return Queue()
+
+    return Sessions(kept.max_size)
 
 
 _STYLE = """

@@ -8,6 +8,7 @@ browser does. Memory is the server's resident memory.
 
 import argparse
 import io
+import itertools
 import json
 import random
 import socket
@@ -87,8 +88,12 @@ def main(argv=None):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - start
 
-    imports = "import gradio, transformers; from transformers import AutoModel, AutoTokenizer"
-    result = {"import_s": statistics.median(seconds_of([sys.executable, "-c", imports]) for _ in range(3))}
+    result = {}
+    for name, imports in (
+        ("import_s", "import gradio, transformers"),  # transformers alone, which imports torch only when it is used
+        ("import_with_torch_s", "import gradio; from transformers import AutoModel"),
+    ):
+        result[name] = statistics.median(seconds_of([sys.executable, "-c", imports]) for _ in range(3))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,37 +117,43 @@ def main(argv=None):
         assert refused is None, refused
         result["first_answer_s"] = time.perf_counter() - start
 
+        held, count = {}, itertools.count(1)
+
         def visit(seed):
             visitor = Visitor(address, seed)
             asked = []
             for number in range(args.questions):
                 asked.append(visitor.ask(QUESTIONS[number % len(QUESTIONS)], heat_map))
-            return asked, memory(process)
+                if (done := next(count)) % 100 == 0:
+                    held[done] = round(memory(process))
+            return asked
 
-        result["memory_mib"] = {"after_the_first": memory(process)}
-        for turn in ("1", "2"):
-            with ThreadPoolExecutor(args.visitors) as visitors:
-                start = time.perf_counter()
-                seeds = range(int(turn) * 1000, int(turn) * 1000 + args.visitors)
-                done = list(visitors.map(visit, seeds))
-            asked = [one for visitor, _ in done for one in visitor]
-            answered = sorted(seconds for seconds, refused in asked if refused is None)
-            result[f"load_{turn}"] = {
-                "requests": len(asked), "answered": len(answered),
-                "refused": sorted({refused for _, refused in asked if refused}),
-                "per_second": len(asked) / (time.perf_counter() - start),
-                "median_s": statistics.median(answered), "p95_s": answered[int(0.95 * len(answered))],
-            }  # fmt: skip
-            result["memory_mib"][f"after_load_{turn}"] = memory(process)
+        with ThreadPoolExecutor(args.visitors) as visitors:
+            start = time.perf_counter()
+            asked = [one for visitor in visitors.map(visit, range(1, args.visitors + 1)) for one in visitor]
+        answered = sorted(seconds for seconds, refused in asked if refused is None)
+        result["load"] = {
+            "requests": len(asked), "answered": len(answered),
+            "refused": sorted({refused for _, refused in asked if refused}),
+            "per_second": len(asked) / (time.perf_counter() - start),
+            "median_s": statistics.median(answered), "p95_s": answered[int(0.95 * len(answered))],
+            "memory_mib_after_requests": held,
+        }  # fmt: skip
+        print(json.dumps(result, indent=1), flush=True)
         rng, codes = random.Random(0), {}
-        with httpx.Client(base_url=address, timeout=60) as http:
-            for _ in range(args.malformed):
-                path, body = malformed(rng)
-                code = http.post(path, content=body, headers={"Content-Type": "application/json"}).status_code
-                codes[code] = codes.get(code, 0) + 1
+        for _ in range(args.malformed):
+            path, body = malformed(rng)
+            try:
+                code = httpx.post(
+                    address + path, content=body, headers={"Content-Type": "application/json"}
+                ).status_code
+            except httpx.TransportError:
+                code = "closed"
+            codes[code] = codes.get(code, 0) + 1
         result["malformed"] = codes
         refused = Visitor(address, 1).ask(QUESTIONS[0], heat_map)[1]
         result["answers_after_that"] = refused is None
+        result["memory_mib_at_the_end"] = round(memory(process))
     finally:
         server.terminate()
         server.wait(30)

@@ -52,6 +52,13 @@ def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_
         assert answerer.encoded == encoded and len(talk) == 2 * asked
 
 
+def test_a_message_to_a_visitor_who_left_harms_nobody(answerer):
+    sessions = app.build(answerer)._queue.pending_messages_per_session
+    sessions["gone"].put_nowait("your place in the queue")  # a KeyError here was the next visitor's error 500
+    sessions["here"] = "queue"
+    assert "gone" not in sessions and sessions["here"] == "queue"
+
+
 def test_what_takes_too_long_ends_in_plain_words(answerer, tmp_path, monkeypatch):
     draw().save(tmp_path / "a.png")
     monkeypatch.setattr(app, "MAX_SECONDS", -1)
