@@ -80,6 +80,7 @@ def main(argv=None):
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--malformed", type=int, default=2000)
+    parser.add_argument("--imports", type=int, default=3, help="times that the imports are timed")
     parser.add_argument("--output", default="runs/page_load.json")
     args = parser.parse_args(argv)
 
@@ -93,7 +94,7 @@ def main(argv=None):
         ("import_s", "import gradio, transformers"),  # transformers alone, which imports torch only when it is used
         ("import_with_torch_s", "import gradio; from transformers import AutoModel"),
     ):
-        result[name] = statistics.median(seconds_of([sys.executable, "-c", imports]) for _ in range(3))
+        result[name] = statistics.median(seconds_of([sys.executable, "-c", imports]) for _ in range(args.imports))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -48,3 +48,31 @@ def test_questions_per_image(tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads((tmp_path / "out").read_text())
     assert result["one_image_over_separate"] > 0 and len(result["questions_per_second"]["one_image"]) == 1
+
+
+def measured(script, *arguments, output, timeout=280):
+    command = [sys.executable, f"benchmarks/{script}", *arguments, "--output", output]
+    run = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(output.read_text())
+
+
+def test_inference(tmp_path):
+    sizes = ("--rounds", 1, "--batches", 1, "--questions", 1)
+    result = measured("inference.py", *sizes, output=tmp_path / "out")["cases"]
+    assert set(result) == {"batch 1", "one image, 1 questions"}
+    assert set(result["batch 1"]["times_as_fast_as"]) == {"vilt", "blip"}
+    assert 0 < result["batch 1"]["share_of_matrix_rate"] < 1 and 5 < result["batch 1"]["gflop_per_question"] < 20
+
+
+def test_kills(tmp_path):
+    result = measured("kills.py", "--kills", 1, "--seed", 1, output=tmp_path / "out")
+    assert len(result["killed_after_s"]) == 1 and result["files_compared"] > 3
+    assert result["files_that_differ"] == result["files_left"] == []
+
+
+def test_page_load(saved, tmp_path):
+    sizes = ("--visitors", 2, "--questions", 2, "--malformed", 100, "--imports", 1)
+    result = measured("page_load.py", saved, *sizes, output=tmp_path / "out")
+    assert result["load"]["answered"] == result["load"]["requests"] == 4 and result["answers_after_that"] is True
+    assert "500" not in result["malformed"] and sum(result["malformed"].values()) == 100
