@@ -28,7 +28,7 @@ RUN = {
         "num_attention_heads": 2, "image_size": 64, "patch_size": 8,
     },
     "text_config": {"model_type": "distilbert", "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 2},
-    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "max_steps": 240, "save_strategy": "steps",
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "save_strategy": "steps",
     "eval_strategy": "steps", "save_steps": 10, "eval_steps": 10, "save_total_limit": 2, "learning_rate": 1e-3,
     "disable_tqdm": True, "resume_from_checkpoint": "auto", "load_best_model_at_end": False, "report_to": "none",
 }  # fmt: skip
@@ -53,12 +53,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=240, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="runs/kills.json")
     args = parser.parse_args(argv)
     rng, place = random.Random(args.seed), Path(tempfile.mkdtemp(prefix="vqafusion-kills-"))
     try:
-        write_json(place / "run.json", RUN)
+        write_json(place / "run.json", RUN | {"max_steps": args.steps})
         whole, killed = place / "whole", place / "killed"
         whole.mkdir()
         killed.mkdir()

@@ -66,7 +66,7 @@ def test_inference(tmp_path):
 
 
 def test_kills(tmp_path):
-    result = measured("kills.py", "--kills", 1, "--seed", 1, output=tmp_path / "out")
+    result = measured("kills.py", "--kills", 1, "--steps", 20, "--seed", 1, output=tmp_path / "out")
     assert len(result["killed_after_s"]) == 1 and result["files_compared"] > 3
     assert result["files_that_differ"] == result["files_left"] == []
 
