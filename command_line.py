@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -120,11 +120,10 @@ def remove_orphans(folder):
 
 def _is_running(process):
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):  # somebody else's, but there
+            os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
-        return True
     return True
 
 

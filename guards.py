@@ -10,10 +10,11 @@ import torch
 from accelerate import DistributedType
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from .command_line import remove_orphans, write_json
 
+SAVING = ".saving"  # below the output folder: a checkpoint, or the model, in the making
 HOW_TO_GO_ON = "the same command with --resume_from_checkpoint True goes on"
 
 
@@ -42,9 +43,6 @@ def only_run_in(folder, is_main_process=True):
     finally:
         file.unlink(missing_ok=True)
         lock.release()
-
-
-SAVING = ".saving"  # below the output folder: a checkpoint in the making
 
 
 class WholeCheckpoints:
@@ -85,9 +83,8 @@ class WholeCheckpoints:
                 os.replace(final, folder / SAVING / "former")
             os.replace(folder / SAVING / final.name, final)
             shutil.rmtree(folder / SAVING)
-            for later in folder.glob("checkpoint-*"):  # likewise; "the newest one" must be this run's
-                if int(later.name.split("-")[1]) > self.state.global_step:
-                    shutil.rmtree(later, ignore_errors=True)
+            while Path(newest := get_last_checkpoint(folder)) != final:  # likewise: the newest must be this run's
+                shutil.rmtree(newest)
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 

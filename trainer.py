@@ -153,9 +153,8 @@ class VqaTrainer(WholeCheckpoints, Trainer):
 
     def get_train_dataloader(self):
         """Images are mirrored in training only; `Trainer` itself has one collator for both."""
-        if isinstance(
-            self.train_dataset, IterableDataset
-        ):  # it knows its process's share; accelerate would cut it again
+        if isinstance(self.train_dataset, IterableDataset):
+            # Not prepared by accelerate, which would cut the process's share once more.
             own = torch.Generator()  # a loader draws a number when it begins, which dropout would miss later
             return DataLoader(self.train_dataset, self._train_batch_size, collate_fn=self.train_collator, generator=own)
         kept, self.data_collator = self.data_collator, self.train_collator

@@ -6,14 +6,13 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..command_line import write_json
 from ..data_prep.encode import VqaCollator, encode
-from ..data_prep.image_features import cache_image_states
+from ..data_prep.image_features import cache_image_states, this_process
 from ..loading import load_model
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, question_score
 from ..processing_vqafusion import max_question_length
@@ -36,7 +35,7 @@ class ModelRun:
     def __init__(self, name, rows, batch_size=64, image_states_dir=None, num_proc=None):
         self.folder, self.rows, self.batch_size = Path(name), rows, batch_size
         self.processor, self.model = load_model(name)
-        self.process = PartialState(cpu=not torch.accelerator.is_available())
+        self.process = this_process()
         self.model.to(self.process.device)
         length = max_question_length(self.model.config, self.processor.tokenizer)
         self.encoded = encode(rows, self.processor.tokenizer, self.model.config.label2id, length, num_proc)
@@ -130,12 +129,8 @@ class ModelRun:
         Pairs of row indices and their `(batch, answers)` logits. Several processes take turns with the batches, which
         are the same ones however many processes there are, so that the figures are the same as well.
         """
-        mine = [
-            order[at : at + self.batch_size]
-            for at in range(
-                self.process.process_index * self.batch_size, len(order), self.batch_size * self.process.num_processes
-            )
-        ]
+        batches = [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
+        mine = batches[self.process.process_index :: self.process.num_processes]
         loader = DataLoader(self.encoded, batch_sampler=mine, collate_fn=self.collator)
         silent = not self.process.is_local_main_process
         for indices, batch in zip(mine, tqdm(loader, desc=desc, unit="batch", disable=silent)):

@@ -1,5 +1,7 @@
 """Copies of VQA v2 on the Hugging Face Hub, or any data set with its columns, in parquet."""
 
+from contextlib import contextmanager
+
 from datasets import Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -26,13 +28,10 @@ def load(name, split):
     Raises:
         DataError: no such data set or split, or a column that is missing.
     """
-    try:
+    with loading(name, split):
         rows = load_dataset(str(name), split=split)
-    except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
-        raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
     if "json" in rows.column_names:
-        names = [column for column in rows.column_names if column in PICTURES]
-        for column in names:
+        for column in set(PICTURES) & set(rows.column_names):
             rows = rows.cast_column(column, Image(decode=False))
         rows = rows.map(unfold, remove_columns=rows.column_names, desc="Reading samples")
     lacking = [column for column in NEEDED if column not in rows.column_names]
@@ -53,6 +52,15 @@ def load(name, split):
     check_unique(set(light["question_id"]), len(light), name)
     images = rows.select_columns("image").cast_column("image", Image())
     return concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
+
+
+@contextmanager
+def loading(name, split):
+    """What `load_dataset` raises, as a `DataError` that names data set and split."""
+    try:
+        yield
+    except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
+        raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
 
 
 def unfold(sample):

@@ -68,6 +68,11 @@ def pixel_values(sources, image_processor):
     return image_processor(images=images, return_tensors="pt")["pixel_values"]
 
 
+def this_process():
+    """accelerate's `PartialState`: which of how many processes this is, and its device."""
+    return PartialState(cpu=not torch.accelerator.is_available())  # else it takes no notice of torchrun on a CPU
+
+
 def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, num_threads=None):
     """
     Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
@@ -91,7 +96,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
     """
     if not model.config.freeze_vision:
         raise ValueError("states of a vision encoder that is being trained cannot be stored: set freeze_vision")
-    process = PartialState(cpu=not torch.accelerator.is_available())  # else it takes no notice of torchrun on a CPU
+    process = this_process()
     rows = rows.select_columns(["image_id", "image"]).cast_column("image", Image(decode=False))
     first_row = {}  # of each image; the images themselves stay on disk
     for index, image_id in enumerate(rows["image_id"]):

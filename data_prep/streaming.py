@@ -6,11 +6,10 @@ from itertools import count
 import torch
 from datasets import Dataset, Image, load_dataset
 from datasets.distributed import split_dataset_by_node
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from . import FEATURES, DataError
 from .encode import encode_batch
-from .hub import NEEDED, same_columns, unfold
+from .hub import NEEDED, loading, same_columns, unfold
 
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
 
@@ -29,14 +28,11 @@ def open_stream(name, split):
     Raises:
         DataError: no such data set or split, or a column that is missing.
     """
-    try:
-        rows = load_dataset(str(name), split=split, streaming=True)
-        first = next(iter(rows.decode(False)), None)
-    except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
-        raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
+    with loading(name, split):
+        rows = load_dataset(str(name), split=split, streaming=True).decode(False)
+        first = next(iter(rows), None)
     if first is None:
         raise DataError(f"split {split!r} of {name} is empty")
-    rows = rows.decode(False)
     if "json" in first:
         rows = rows.map(unfold, remove_columns=list(first))
         first = unfold(first)

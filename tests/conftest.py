@@ -1,5 +1,6 @@
 """The tiny model and the drawn images that the tests share."""
 
+import socket
 import sys
 from pathlib import Path
 
@@ -18,6 +19,12 @@ QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", 
 
 # `accelerate launch --cpu --num_processes 2` starts a single process, and says nothing.
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

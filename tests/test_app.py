@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 import gradio
 import pytest
 import torch
-from conftest import ANSWERS, ROOT, draw, tiny_config
+from conftest import ANSWERS, ROOT, draw, free_port, tiny_config
 from gradio_client import Client, handle_file
 from PIL import Image
 from test_processing_vqafusion import huge_header
@@ -140,9 +139,7 @@ def test_bad_usage(arguments, said, capsys):
 @contextmanager
 def serving(folder, *arguments):
     """Address of the page, in a process of its own, on the model in that folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port), *arguments]
     settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
     with (folder / "log.txt").open("w") as log:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from functools import cache
@@ -10,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT, draw
+from conftest import ROOT, draw, free_port
 from safetensors.torch import load_file
 from test_command_line import TINY
 from transformers import AutoModelForVisualQuestionAnswering
@@ -71,11 +70,8 @@ def run(processes, script, *arguments):
 
 def test_two_hosts_meet_at_an_address(trained, tmp_path):
     one = trained(1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc_per_node", 1]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", meeting, "--rdzv_id", "test"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{free_port()}", "--rdzv_id", "test"]
     command += [ROOT / "train.py", one.parent / "recipe.json", "--output_dir", tmp_path / "model"]
     command += ["--per_device_train_batch_size", BATCH // 2]
     hosts = [
