@@ -82,6 +82,7 @@ _CONTRACTIONS = {
 _CONTRACTIONS["somebody'd"] = "somebodyd"  # the wrong way round in the official table
 
 
+@lru_cache(maxsize=1 << 18)  # people repeat themselves: most answers of a data set have been seen before
 def clean(answer):
     """The first step, taken even where answers are compared raw: newline and tab to a space, ends stripped."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
@@ -122,7 +123,7 @@ def soft_scores(answers):
     Returns:
         `dict[str, float]`: answer, as it is compared (normalised unless all are identical), to score in [0, 1].
     """
-    compared = _compared(answers)
+    compared, _ = _compared(answers)
     counts = {}
     for answer in compared:
         counts[answer] = counts.get(answer, 0) + 1
@@ -131,17 +132,23 @@ def soft_scores(answers):
 
 def question_score(prediction, answers):
     """Official score, in [0, 1], of one answer (`str`) against the human answers (`list[str]`)."""
-    compared = _compared(answers)
-    prediction = clean(prediction) if len(set(map(clean, answers))) == 1 else normalize_answer(prediction)
-    return _score(compared.count(prediction), len(compared))
+    return _question_scores([prediction], answers)[0]
+
+
+def _question_scores(predictions, answers):
+    compared, form = _compared(answers)
+    return [_score(compared.count(form(prediction)), len(compared)) for prediction in predictions]
 
 
 def _compared(answers):
-    """Officially the answers are normalised only if they are not all identical."""
-    cleaned = [clean(answer) for answer in answers]
-    return cleaned if len(set(cleaned)) == 1 else [normalize_answer(answer) for answer in cleaned]
+    """The answers as they are compared, and the function that gave them this form."""
+    cleaned = list(map(clean, answers))
+    if len(set(cleaned)) == 1:
+        return cleaned, clean  # officially they are normalised only if they are not all identical
+    return list(map(normalize_answer, cleaned)), normalize_answer
 
 
+@lru_cache
 def _score(matches, total):
     """Mean over leaving out each annotator: those who agree leave matches - 1 others, the rest leave matches."""
     agree, rest = min(1, max(0, matches - 1) / 3), min(1, matches / 3)
@@ -155,17 +162,17 @@ def _percent(scores):
 def vqa_accuracy(predictions, references, answer_types=None, question_types=None, per_question=False):
     """The metric as a plain function; see the description at the top for arguments, result and errors."""
     _check(predictions, references, answer_types=answer_types, question_types=question_types)
-    ranked = [[prediction] if isinstance(prediction, str) else prediction for prediction in predictions]
-    ranked_scores = [
-        [question_score(answer, answers) for answer in candidates[:TOP_K]]
-        for candidates, answers in zip(ranked, references)
-    ]
-    scores = [candidates[0] for candidates in ranked_scores]
+    scores, best = [], []
+    for prediction, answers in zip(predictions, references):
+        # No list is kept per question: with hundreds of thousands the garbage collector would go through them often.
+        found = _question_scores([prediction] if isinstance(prediction, str) else prediction[:TOP_K], answers)
+        scores.append(found[0])
+        best.append(max(found))
     result = {
         "overall": _percent(scores),
         "per_answer_type": _per_group(scores, answer_types),
         "per_question_type": _per_group(scores, question_types),
-        f"top_{TOP_K}": _percent([max(candidates) for candidates in ranked_scores]),
+        f"top_{TOP_K}": _percent(best),
     }
     if per_question:
         result["scores"] = [round(100 * score, 2) for score in scores]
