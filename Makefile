@@ -16,8 +16,9 @@ demo: setup
 app: setup
 	$(VENV)/bin/vqafusion-app $(DEMO)/model
 
+# Two tests at a time, and each of their processes with one thread: more wait for one another.
 test: setup lint
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
 # A pushed model, loaded by somebody who has only transformers, torch, Pillow and numpy.
 hub: setup
@@ -37,7 +38,7 @@ setup: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q torch==2.13.0 -c constraints.txt
-	$(VENV)/bin/pip install -q -e '.[app,test]' -c constraints.txt
+	$(VENV)/bin/pip install -q -e '.[app,onnx,test]' -c constraints.txt
 	@touch $@
 
 .PHONY: demo app test hub lint setup

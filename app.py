@@ -38,8 +38,9 @@ class Answerer:
         self.pipe, self.model, self.processor = pipe, pipe.model, pipe.processor
         self.abstain_below = abstain_below
         self.code = sys.modules[type(pipe).__module__]  # its functions, wherever the code came from
-        layers = [] if self.model.config.blind else range(1, self.model.config.num_fusion_layers + 1)
-        self.maps = [*([EVERY_LAYER] if layers else []), *(f"attention, layer {number}" for number in layers)]
+        layers = range(1, self.model.config.num_fusion_layers + 1) if hasattr(self.model, "attention_map") else []
+        maps = [EVERY_LAYER, *(f"attention, layer {number}" for number in layers)]
+        self.maps = [] if self.model.config.blind else maps
         self.encoded = 0  # pictures, for tests
 
     def look(self, image):
@@ -308,13 +309,17 @@ def load_pipeline(name, trust_remote_code):
     """The model by this package's code; in a Space, which has not got the package, by the model's own if trusted."""
     try:
         from vqafusion.loading import load_model
+        from vqafusion.packing import pack
         from vqafusion.pipeline_vqafusion import VqaFusionPipeline
     except ImportError:
         from transformers import pipeline
 
         return pipeline("visual-question-answering", model=name, trust_remote_code=trust_remote_code)
     processor, model = load_model(name)
-    return VqaFusionPipeline(model=model, processor=processor)
+    pipe = VqaFusionPipeline(model=model, processor=processor)
+    if pipe.device.type == "cpu":
+        pack(model)
+    return pipe
 
 
 def main(argv=None):

@@ -118,6 +118,10 @@ def answer(args, rows):
         check_answered(train_rows, args.train_split)
         return [[{"answer": each} for each in ranked] for ranked in prior_answers(train_rows, rows, TOP_K)], None
     run = ModelRun(args.model, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
+    if args.heat_map_questions and not hasattr(run.model, "attention_map"):
+        raise ValueError(
+            "--heat_map_questions needs gradients and attention weights: give the model that this one was exported from"
+        )
     if args.fit_temperature:
         run.extra["temperature"] = run.fit_temperature()
     return run.ranked(), run

@@ -26,7 +26,7 @@ def load_model(name):
         name (`str`): a folder, or a name on the Hub.
 
     Returns:
-        `(processor, model)`, the model in eval mode.
+        `(processor, model)`, the model in eval mode; of a folder that export.py wrote, an [`OnnxVqaFusion`].
 
     Raises:
         ValueError: the folder or repository holds no VQAFusion model.
@@ -36,7 +36,12 @@ def load_model(name):
     config = AutoConfig.from_pretrained(name)
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
-    return VqaFusionProcessor.from_pretrained(name), VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
+    processor = VqaFusionProcessor.from_pretrained(name)
+    if (Path(name) / "fusion.onnx").exists():
+        from .exported import OnnxVqaFusion
+
+        return processor, OnnxVqaFusion(config, name).eval()
+    return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
 
 
 def _fetched(name):
@@ -48,4 +53,4 @@ def _fetched(name):
     if "/" not in name or name.startswith(("/", ".")):
         raise ValueError(f"{name} is neither a folder nor a name on the Hub (user/name)")
     check_repo(name)
-    return patiently(name, snapshot_download, name, allow_patterns=["*.json", "*.safetensors", "*.txt"])
+    return patiently(name, snapshot_download, name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.onnx"])

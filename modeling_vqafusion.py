@@ -237,7 +237,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
 
-        image = self._image_tokens(len(input_ids), pixel_values, image_states, image_index)
+        image = self._image_tokens(input_ids.shape[0], pixel_values, image_states, image_index)
         question = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         question = self.question_projection(question)  # (batch, question, hidden)
 
@@ -265,7 +265,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             raise ValueError("give either pixel_values or image_states")
         if image_states is None:
             image_states = self.encode_image(pixel_values)
-        images = len(image_states)
+        images = image_states.shape[0]  # not len(), which would make it a constant of an exported model
         if image_index is None and images not in (1, batch):
             raise ValueError(f"{batch} questions about {images} images: say which with image_index")
         image = self.image_projection(self.pool_grid(image_states.to(self.dtype)))  # (images, patches, hidden)
