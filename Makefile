@@ -1,4 +1,4 @@
-# make demo · make app · make test · make hub · make lint · make setup, each on a fresh clone with nothing done before.
+# make demo · make app · make test · make hub · make bench · make lint · make setup, each on a fresh clone with nothing done before.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO := runs/demo
@@ -29,6 +29,16 @@ hub: setup
 		STRANGER_PYTHON=$$PWD/.venv-hub/bin/python $(PYTHON) -m pytest tests/test_push.py -k pinned || exit 1; \
 	done
 
+# The figures of benchmarks/README.md: make bench QUESTIONS=v2_Questions_Val_mscoco.zip DATA=DIR VISION=DIR TEXT=DIR;
+# what lacks its data is left out.
+bench: setup
+	for name in inference training exported start_up metric questions_per_image; do \
+		$(PYTHON) benchmarks/$$name.py --table benchmarks/README.md || exit 1; \
+	done
+	$(if $(QUESTIONS),$(PYTHON) benchmarks/encoding.py --questions $(QUESTIONS) --table benchmarks/README.md)
+	$(if $(DATA),$(PYTHON) benchmarks/image_states.py --data_dir $(DATA) --split minitrain2014 \
+		--vision_model $(VISION) --text_model $(TEXT) --table benchmarks/README.md)
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -41,4 +51,4 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/pip install -q -e '.[app,onnx,test]' -c constraints.txt
 	@touch $@
 
-.PHONY: demo app test hub lint setup
+.PHONY: demo app test hub bench lint setup

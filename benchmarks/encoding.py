@@ -6,7 +6,6 @@ The questions are the official ones (a zip or JSON file); the ten answers of eac
 so that no annotations are needed. More questions than the file has are the same ones with new ids.
 """
 
-import argparse
 import json
 import random
 import resource
@@ -17,8 +16,11 @@ import time
 import zipfile
 from pathlib import Path
 
+from results import arguments, record
+
 SIZES = (50_000, 100_000, 214_354, 443_757, 650_000)
 SPLIT = "train2014"
+STEPS = ("read", "vocabulary", "tokenizer", "encode", "ceiling")
 WORDS = "yes no 0 1 2 3 white red blue black green brown dog cat man woman table pizza tennis grass frisbee".split()
 
 
@@ -47,16 +49,19 @@ def measure(folder, tokenizer):
     import datasets
     from transformers import AutoTokenizer
 
+    from vqafusion.command_line import peak_memory
     from vqafusion.data_prep import load_split
     from vqafusion.data_prep.answers import build_vocabulary, ceiling
     from vqafusion.data_prep.encode import encode, train_tokenizer
 
     datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
-    times, last = {}, time.perf_counter()
+    times, peaks, last = {}, {}, time.perf_counter()
 
     def lap(name):
         nonlocal last
         times[name], last = round(time.perf_counter() - last, 2), time.perf_counter()
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        peaks[name] = max(peak_memory(), round(workers, 2))
 
     rows = load_split("vqa_v2", SPLIT, folder)
     lap("read")
@@ -68,8 +73,7 @@ def measure(folder, tokenizer):
     lap("encode")
     allowed = ceiling(encoded)
     lap("ceiling")
-    peaks = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(json.dumps({"questions": len(encoded), **times, "gib": round(max(peaks), 2), "ceiling": allowed}))
+    print(json.dumps({"questions": len(encoded), **times, "gib": peaks["ceiling"], "peaks": peaks, "allowed": allowed}))
 
 
 def read_questions(file):
@@ -82,12 +86,11 @@ def read_questions(file):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, "encoding")
     parser.add_argument("--questions", help="official question file, zipped or not")
     parser.add_argument("--tokenizer", help="name or folder; one learned from the questions by default")
-    parser.add_argument("--output", default="runs/encoding.json")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help="(for its own processes)")
     args = parser.parse_args(argv)
     if args.measure:
         return measure(args.measure, args.tokenizer)
@@ -102,8 +105,14 @@ def main(argv=None):
             run = subprocess.run(command, check=True, capture_output=True, text=True)
         results.append(json.loads(run.stdout.splitlines()[-1]))
         print(results[-1], flush=True)
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(results, indent=1))
+    lines = []
+    for found in results:
+        seconds = sum(found[step] for step in STEPS)
+        figures = f"{seconds:.0f} s, {found['gib']} GiB"
+        lines.append(
+            (f"{found['questions']:,} questions", figures, f"{1e6 * seconds / found['questions']:.0f} µs each")
+        )
+    record(args, "encoding", results, lines)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Two ratios, each from sides that take turns in one run:
 - seconds of a training step of the mini recipe from stored states against one that encodes the pixels.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -18,9 +17,10 @@ from pathlib import Path
 
 import torch
 import yaml
+from results import arguments, record, shown, spread
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from vqafusion.command_line import keep_freed_memory, write_json
+from vqafusion.command_line import keep_freed_memory
 from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import VqaCollator, encode
@@ -67,7 +67,7 @@ def step_seconds(model, collator, batches):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, "image_states")
     for name in ("data_dir", "split", "vision_model", "text_model"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rounds", type=int, default=3)
@@ -75,7 +75,6 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=8, help="training steps of each side in each round")
     parser.add_argument("--seconds", type=float, default=10, help="of the bare encoder in each round")
     parser.add_argument("--batch_size", type=int, help="questions per training step; default: the recipe's")
-    parser.add_argument("--output", default="runs/image_states.json")
     args = parser.parse_args(argv)
     keep_freed_memory()
     recipe = yaml.safe_load(RECIPE.read_text())
@@ -127,8 +126,18 @@ def main(argv=None):
         "pixels_over_states": statistics.median(a / b for a, b in zip(from_pixels, from_states)),
     }
     print(json.dumps(result, indent=1))
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, result)
+    figures = [shown(spread(values, 1), "/s") for values in (storing, bare)]
+    steps = [shown(spread(values), " s") for values in (from_states, from_pixels)]
+    ratios = result["storing_over_bare"], result["pixels_over_states"]
+    lines = [
+        (
+            "storing states of images",
+            f"{figures[0]}, bare encoder {figures[1]}",
+            f"{ratios[0]:.2f} of the bare encoder",
+        ),
+        ("a step of the mini recipe", f"states {steps[0]}, pixels {steps[1]}", f"{ratios[1]:.1f} × pixels"),
+    ]
+    record(args, "image_states", result, lines)
 
 
 if __name__ == "__main__":

@@ -5,26 +5,20 @@ python benchmarks/questions_per_image.py
 CLIP ViT-B/32 and DistilBERT sizes, random weights, batches of 8 images; the sides take turns in one run.
 """
 
-import argparse
-import json
-import statistics
-import time
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
+from results import arguments, record, shown, spread, take_turns, times_as_fast
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, DistilBertConfig
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering, VqaFusionPipeline, VqaFusionProcessor
-from vqafusion.command_line import keep_freed_memory, write_json
+from vqafusion.command_line import keep_freed_memory
 from vqafusion.data_prep.encode import train_tokenizer
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, "questions_per_image")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--output", default="runs/questions_per_image.json")
     args = parser.parse_args(argv)
     keep_freed_memory()
     questions = [f"what is the color of thing number {n} in the picture?" for n in range(args.questions)]
@@ -43,18 +37,12 @@ def main(argv=None):
         "one_image": lambda: pipe(images[0], questions),
         "separate_images": lambda: pipe(pairs, batch_size=8),
     }
-    rates = {name: [] for name in sides}
-    for _ in range(args.rounds + 1):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            side()
-            rates[name].append(args.questions / (time.perf_counter() - start))
-    rates = {name: values[1:] for name, values in rates.items()}  # the first round warms up
-    ratio = statistics.median(a / b for a, b in zip(rates["one_image"], rates["separate_images"]))
+    seconds = take_turns(sides, args.rounds)
+    rates = {name: [args.questions / each for each in values] for name, values in seconds.items()}
+    ratio = times_as_fast(seconds, "one_image", "separate_images")
     result = {"questions": args.questions, "questions_per_second": rates, "one_image_over_separate": ratio}
-    print(json.dumps(result, indent=1))
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, result)
+    figures = ", ".join(f"{name.replace('_', ' ')} {shown(spread(each, 1), '/s')}" for name, each in rates.items())
+    record(args, "questions_per_image", result, [(f"{args.questions} questions, pipeline", figures, f"{ratio} ×")])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel, DistilBertModel
 
 from vqafusion.data_prep.encode import train_tokenizer
 
+KINDS = ("yes/no", "number", "other")
+
 
 def test_encoding(tmp_path):
     questions = [{"image_id": i, "question": f"what is {i}?", "question_id": i} for i in range(5)]
@@ -19,7 +21,7 @@ def test_encoding(tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
     (result,) = json.loads((tmp_path / "encoding.json").read_text())
-    assert result["questions"] == 12 and 0 < result["gib"] < 2 and 0 < result["ceiling"] <= 100
+    assert result["questions"] == 12 and 0 < result["gib"] < 2 and 0 < result["allowed"] <= 100
     assert all(result[step] >= 0 for step in ("read", "vocabulary", "encode"))
 
 
@@ -68,3 +70,33 @@ def test_page_load(saved, tmp_path):
     result = measured("page_load.py", saved, *sizes, output=tmp_path / "out")
     assert result["load"]["answered"] == result["load"]["requests"] == 4 and result["answers_after_that"] is True
     assert "500" not in result["malformed"] and sum(result["malformed"].values()) == 100
+
+
+def test_metric(tmp_path):
+    result = measured("metric.py", "--questions", 300, "--rounds", 1, output=tmp_path / "out")
+    assert result["times_as_fast"]["median"] > 0 and set(result["scores"]["per_answer_type"]) == set(KINDS)
+    assert 0 < result["scores"]["overall"] < 100
+
+
+def test_inference_and_its_table(tmp_path):
+    table = tmp_path / "README.md"
+    table.write_text(
+        "# Title\n\n| a | b |\n|---|---|\n| [inference](inference.py) | old |\n| [other](other.py) | kept |\n"
+    )
+    sizes = ("--layers", 1, "--rounds", 1, "--batches", 1, "--questions", 2, "--table", table)
+    result = measured("inference.py", *sizes, output=tmp_path / "out")
+    assert set(result["cases"]) == {"batch 1", "one image, 2 questions"}
+    single = result["cases"]["batch 1"]
+    assert set(single["questions_per_second"]) == {"packed", "plain", "vilt", "blip"}
+    assert all(0 < rate["least"] <= rate["median"] <= rate["most"] for rate in single["questions_per_second"].values())
+    assert single["times_as_fast_as"]["packed"]["blip"] > 1 and single["gflop_per_question"] > 0.5
+    lines = table.read_text().splitlines()
+    assert lines[:4] == ["# Title", "", "| a | b |", "|---|---|"] and lines[-1] == "| [other](other.py) | kept |"
+    assert [line.split(" | ")[1] for line in lines[4:-1]] == list(result["cases"])
+
+
+def test_training(tmp_path):
+    sizes = ("--layers", 1, "--rounds", 1, "--batch_size", 2)
+    result = measured("training.py", *sizes, output=tmp_path / "out")
+    assert set(result["questions_per_second"]) == {"states", "pixels", "vilt"}
+    assert result["states_times_as_fast_as"]["vilt"] > 0
