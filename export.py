@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from torch.export import Dim
 
-from vqafusion.command_line import one_line_errors, whole_file, writable_folder
+from vqafusion.command_line import one_line_errors, whole_file, writable_folder, write_json
 from vqafusion.loading import load_model
 
 TOLERANCE = 1e-3  # of a logit, in float32; more is an error of the export
@@ -68,7 +68,7 @@ def export_onnx(model, processor, folder, int8=False):
     Raises:
         ValueError: a model that cannot be exported, or an export whose logits are not the model's.
     """
-    from vqafusion.exported import FUSION, VISION, OnnxVqaFusion
+    from vqafusion.exported import EXPORT, FUSION, VISION, OnnxVqaFusion
 
     if isinstance(model, OnnxVqaFusion):
         raise ValueError("the model is an exported one already; export the one that was trained")
@@ -96,6 +96,7 @@ def export_onnx(model, processor, folder, int8=False):
         axes = {"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}}
         axes |= {"image_states": {0: images}, "image_index": {0: batch}}
         _write(folder / FUSION, Fusion(model).eval(), {name: inputs[name] for name in axes}, axes)
+        write_json(folder / EXPORT, {"format": "onnx", "int8": False})
         exported = OnnxVqaFusion(config, folder)
         found = exported(
             inputs["input_ids"], inputs["attention_mask"], pixels, image_index=inputs["image_index"]
@@ -106,6 +107,7 @@ def export_onnx(model, processor, folder, int8=False):
     if int8:
         _quantize(folder / VISION)
         _quantize(folder / FUSION)
+        write_json(folder / EXPORT, {"format": "onnx", "int8": True})
 
 
 class Vision(nn.Module):
