@@ -13,7 +13,8 @@ from PIL import Image
 from test_data_prep import SPLIT, annotations_file, write_vqa_v2
 from test_processing_vqafusion import encoded, huge_header
 
-from vqafusion import infer
+from vqafusion import eval as evaluation
+from vqafusion import infer, train
 
 TINY = {
     "vision_config": {
@@ -196,10 +197,10 @@ def test_infer_answers_and_draws(trained, tmp_path):
     assert first == {"answer": "not sure", "score": pytest.approx(1 - answers[0]["score"])} and others == answers
 
 
-def in_process(capsys, *arguments):
-    """infer.py's main in this process, for many small cases; returns its exit code and what it printed."""
+def in_process(capsys, *arguments, script=infer):
+    """A script's main in this process, for many small cases; returns its exit code and what it printed."""
     try:
-        infer.main(list(map(str, arguments)))
+        script.main(list(map(str, arguments)))
         code = 0
     except SystemExit as stop:
         code = stop.code
@@ -279,20 +280,20 @@ class Printed:
         self.out, self.err = result.stdout, result.stderr
 
 
-def test_eval_and_train_name_bad_input(trained, tmp_path):
+def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
     data = write_vqa_v2(tmp_path / "data")
     model = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", data)
     result = run("eval.py", *model, "--split", "val", "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "'val'", SPLIT)
     assert not list((tmp_path / "out").iterdir())
-    result = run("eval.py", *model, "--split", SPLIT, "--output_dir", "/proc/none")
-    refused(result.returncode, Printed(result), "/proc/none")
+    code, printed = in_process(capsys, *model, "--split", SPLIT, "--output_dir", "/proc/none", script=evaluation)
+    refused(code, printed, "/proc/none")
     annotations_file(data).write_text("{")
     result = run("eval.py", *model, "--split", SPLIT, "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "not valid JSON", "annotations.json")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nlearning_speed: 3\n")
-    result = run("train.py", tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out")
-    refused(result.returncode, Printed(result), "learning_speed")
+    code, printed = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
+    refused(code, printed, "learning_speed")
     result = run("train.py", trained / "recipe.yaml", "--train_split", "x", "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "split 'x'")
     assert not list((tmp_path / "out").iterdir())

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ANSWERS, tiny_config
-from test_command_line import Printed, refused, run
+from test_command_line import Printed, in_process, refused, run
 from test_data_prep import SPLIT, write_vqa_v2
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion import eval as evaluation
 
 CHROMIUM = shutil.which("chromium")
 STRANGE = "<b>is it</b> <!-- <script> </script> & “red” $a_$ ç?"  # must come out as it is
@@ -169,12 +170,12 @@ def test_two_runs_are_compared(folder, tmp_path):
         (("--model", "m", "--wordnet", "/nowhere"), ["/nowhere", "data.noun"]),
     ],
 )
-def test_bad_usage_is_named_before_anything_runs(arguments, words, tmp_path):
-    result = run("eval.py", *arguments, "--dataset", "vqa_v2", "--split", "x", "--output_dir", tmp_path / "out")
-    refused(result.returncode, Printed(result), *words)
+def test_bad_usage_is_named_before_anything_runs(arguments, words, tmp_path, capsys):
+    where = ("--dataset", "vqa_v2", "--split", "x", "--output_dir", tmp_path / "out")
+    refused(*in_process(capsys, *arguments, *where, script=evaluation), *words)
 
 
-def test_a_wrong_baseline_is_refused_before_anything_is_written(folder, tmp_path):
+def test_a_wrong_baseline_is_refused_before_anything_is_written(folder, tmp_path, capsys):
     where = ("--dataset", "vqa_v2", "--data_dir", folder / "data", "--split", SPLIT, "--output_dir", tmp_path / "out")
     before = (folder / "model" / "config.json").read_bytes()
     for more, words in (
@@ -182,8 +183,8 @@ def test_a_wrong_baseline_is_refused_before_anything_is_written(folder, tmp_path
         (("--prior_run", tmp_path), ["is not the --output_dir of an eval.py run"]),
         (("--prior_run", folder / "prior", "--max_samples", 5), ["--prior_run", "24 questions where 5 are asked for"]),
     ):
-        result = run("eval.py", "--model", folder / "model", *where, *more, "--fit_temperature", "True")
-        refused(result.returncode, Printed(result), *words)
+        arguments = ("--model", folder / "model", *where, *more, "--fit_temperature", "True")
+        refused(*in_process(capsys, *arguments, script=evaluation), *words)
     assert list((tmp_path / "out").iterdir()) == [] and (folder / "model" / "config.json").read_bytes() == before
 
 
