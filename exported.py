@@ -125,6 +125,8 @@ class OnnxRuntimeSession:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Else the threads of one part take processor time for a while after its answer, while the other part works.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def run(self, feeds):
