@@ -80,6 +80,8 @@ def main(argv=None):
     parser.add_argument("--layers", type=int, help="of every encoder; default: those of the models' own sizes")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args(argv)
+    if args.table and args.dtype != "float32":
+        parser.error("--table is for float32, whose lines it would replace")
     keep_freed_memory()
     dtype = getattr(torch, args.dtype)
     sides = build(dtype, args.layers)
@@ -103,7 +105,7 @@ def main(argv=None):
                 + f", {share[name]:.0%} of matrix rate"
                 for name, others in found["times_as_fast_as"].items()
             )  # fmt: skip
-            lines.append((case if args.dtype == "float32" else f"{case}, {args.dtype}", figures, ratios))
+            lines.append((case, figures, ratios))
     result["peak_memory_gib"] = peak_memory()
     record(args, "inference", result, lines)
 

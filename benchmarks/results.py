@@ -70,6 +70,7 @@ def record(args, name, result, lines):
         table = Path(args.table)
         kept = table.read_text().splitlines()
         old = [number for number, line in enumerate(kept) if line.startswith(f"| [{name}](")]
-        at = old[0] if old else len(kept)
+        rows_end = max((number + 1 for number, line in enumerate(kept) if line.startswith("|")), default=len(kept))
+        at = old[0] if old else rows_end
         kept = [line for number, line in enumerate(kept) if number not in old]
         table.write_text("\n".join([*kept[:at], *rows, *kept[at:]]) + "\n")
