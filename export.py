@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -138,14 +139,24 @@ def _write(file, module, inputs, axes):
 
     if sum(tensor.nbytes for tensor in module.state_dict().values()) >= 2**31:
         raise ValueError(f"{file.name} would have more than 2 GiB, which an ONNX file cannot hold")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     names, output = PARTS[file.name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the inside of torch
+    with _quietly():
         torch.onnx.export(
             module, kwargs=inputs, f=file, input_names=names, output_names=[output], dynamic_shapes=axes,
             dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
+
+
+@contextmanager
+def _quietly():
+    """Without what the exporters say of their own inside, and of torchvision, which nothing here needs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _quantize(file):
@@ -155,8 +166,7 @@ def _quantize(file):
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)
-    with whole_file(file) as temporary:
+    with whole_file(file) as temporary, _quietly():
         quantize_dynamic(
             file, temporary, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
         )

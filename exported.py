@@ -32,20 +32,21 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
         folder: with `vision.onnx`, `fusion.onnx`, and `export.json`, which says whether they are in 8 bits.
 
     Raises:
-        ValueError: a file that cannot be run.
-        ImportError: neither OpenVINO nor ONNX Runtime is installed.
+        ValueError: a file that cannot be read or run, or nothing installed that runs it.
     """
 
     def __init__(self, config, folder):
         super().__init__(config)
         self.folder = Path(folder)
-        int8 = json.loads((self.folder / EXPORT).read_text())["int8"]
+        try:
+            int8 = json.loads((self.folder / EXPORT).read_text())["int8"]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ValueError(f"{self.folder / EXPORT} is not as vqafusion-export writes it; export anew") from None
         self.sessions = {name: _session(self.folder / name, int8) for name in PARTS}
 
-    device, dtype = (
-        torch.device("cpu"),
-        torch.float32,
-    )  # transformers reads them off the parameters, of which it has none
+    # transformers reads these off the parameters, of which there are none.
+    device = torch.device("cpu")
+    dtype = torch.float32
     probabilities = VqaFusionForVisualQuestionAnswering.probabilities
     pool_grid = VqaFusionModel.pool_grid
 
@@ -95,7 +96,7 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
         )
 
     def _run(self, part, **inputs):
-        feeds = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
+        feeds = {name: tensor.cpu().contiguous().numpy() for name, tensor in inputs.items()}
         return torch.from_numpy(self.sessions[part].run(feeds))
 
 
@@ -138,6 +139,6 @@ def _session(file, int8):
     try:
         return faster(file)
     except ImportError:
-        raise ImportError(f"{file} is run by ONNX Runtime: pip install 'vqafusion[onnx]'") from None
+        raise ValueError(f"{file} is run by ONNX Runtime: pip install 'vqafusion[onnx]'") from None
     except Exception as error:  # each runtime's own classes, which share no other base
         raise ValueError(f"{file} cannot be run: {' '.join(str(error).split())[:300]}") from None

@@ -26,9 +26,9 @@ class PackedLinear(nn.Module):
 
 def pack(model):
     """
-    Make a model on the CPU answer faster, for good: torch lays out a layer's weights anew at each call, which with the
-    few tokens of one image and question takes longer than the product itself. The model can then be neither trained
-    nor saved, and there are no gradients through it.
+    Make a model on the CPU answer faster, for good: torch lays out a layer's weights anew at each call, which for the
+    few tokens of one question takes as long as the product itself. The model can then be neither trained nor saved,
+    and there are no gradients through it.
 
     Args:
         model: any module in eval mode.

@@ -1,5 +1,6 @@
 """A model as ONNX: its files, its answers beside PyTorch's, infer.py and eval.py on its folder, and bad usage."""
 
+import importlib.util
 import json
 import shutil
 
@@ -10,7 +11,7 @@ from conftest import QUESTIONS, draw, tiny_config
 from test_command_line import run
 from test_data_prep import SPLIT, write_vqa_v2
 
-from vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionPipeline, export, load_model
+from vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionPipeline, app, export, load_model
 from vqafusion import eval as evaluation
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'vqafusion[onnx]'")
@@ -121,3 +122,26 @@ def test_a_damaged_file_is_named(folders, tmp_path):
     (tmp_path / "onnx" / "fusion.onnx").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="fusion.onnx cannot be run"):
         load_model(str(tmp_path / "onnx"))
+    (tmp_path / "onnx" / "export.json").write_text("[]")
+    with pytest.raises(ValueError, match="export.json is not as"):
+        load_model(str(tmp_path / "onnx"))
+
+
+def test_the_page_answers_with_it_and_offers_one_map(folders):
+    answerer = app.Answerer(app.load_pipeline(str(folders / "onnx"), False))
+    seen = answerer.look(draw())
+    assert answerer.answer(QUESTIONS[0], seen)[0]["score"] > 0
+    assert answerer.maps == [app.EVERY_LAYER]
+    assert answerer.overlay(QUESTIONS[0], seen, app.EVERY_LAYER, 0.5).size == draw().size
+
+
+def test_without_openvino_onnx_runtime_answers(folders, models, monkeypatch):
+    processor, model = models["onnx"]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: name != "openvino" and find(name, *more) or None
+    )
+    _, other = load_model(str(folders / "onnx"))
+    assert type(other.sessions["fusion.onnx"]) is not type(model.sessions["fusion.onnx"])
+    features = inputs(processor, QUESTIONS, ["red"])
+    assert torch.allclose(other(**features).logits, model(**features).logits, atol=1e-5)
