@@ -20,6 +20,7 @@ from torch import nn
 from torch.export import Dim
 
 from vqafusion.command_line import one_line_errors, whole_file, writable_folder, write_json
+from vqafusion.exported import EXPORT, FUSION, PARTS, VISION, OnnxVqaFusion
 from vqafusion.loading import load_model
 
 TOLERANCE = 1e-3  # of a logit, in float32; more is an error of the export
@@ -69,8 +70,6 @@ def export_onnx(model, processor, folder, int8=False):
     Raises:
         ValueError: a model that cannot be exported, or an export whose logits are not the model's.
     """
-    from vqafusion.exported import EXPORT, FUSION, VISION, OnnxVqaFusion
-
     if isinstance(model, OnnxVqaFusion):
         raise ValueError("the model is an exported one already; export the one that was trained")
     if model.config.blind:
@@ -135,8 +134,6 @@ class Fusion(nn.Module):
 
 def _write(file, module, inputs, axes):
     """One part as an ONNX file; `axes` names the sizes that stay free."""
-    from vqafusion.exported import PARTS
-
     if sum(tensor.nbytes for tensor in module.state_dict().values()) >= 2**31:
         raise ValueError(f"{file.name} would have more than 2 GiB, which an ONNX file cannot hold")
     names, output = PARTS[file.name]

@@ -10,6 +10,7 @@ from transformers import (
 )
 
 from .configuration_vqafusion import VqaFusionConfig
+from .exported import FUSION, OnnxVqaFusion
 from .modeling_vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionModel
 from .processing_vqafusion import VqaFusionProcessor
 
@@ -37,9 +38,7 @@ def load_model(name):
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
     processor = VqaFusionProcessor.from_pretrained(name)
-    if (Path(name) / "fusion.onnx").exists():
-        from .exported import OnnxVqaFusion
-
+    if (Path(name) / FUSION).exists():
         return processor, OnnxVqaFusion(config, name).eval()
     return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
 

@@ -6,15 +6,13 @@ CLIP ViT-B/32 and DistilBERT sizes, random weights, questions of 9 tokens; `pyto
 gives it, `packed` after `vqafusion.packing.pack`. What the export costs in accuracy, eval.py measures on its folder.
 """
 
-import contextlib
 import copy
-import io
 import tempfile
 from pathlib import Path
 
 import torch
 from models import picture, question, vilt_inputs, vilt_model, vqafusion_model
-from results import arguments, record, shown, spread, take_turns, times_as_fast
+from results import arguments, rates, ratios_shown, record, sides_shown, take_turns, times_as_fast
 from transformers import CLIPImageProcessorPil
 
 from vqafusion import VqaFusionProcessor, load_model
@@ -39,8 +37,7 @@ def main(argv=None):
         processor = VqaFusionProcessor(CLIPImageProcessorPil(), train_tokenizer(["what is this?"]))
         for name, int8 in (("onnx", False), ("int8", True)):
             part = Path(folder) / name
-            with contextlib.redirect_stdout(io.StringIO()):
-                export_onnx(model, processor, part, int8)
+            export_onnx(model, processor, part, int8)
             models[name] = load_model(str(part))[1]
             sizes[name] = sum(file.stat().st_size for file in part.glob("*.onnx")) / 1e6
     result, lines = {"megabytes": {name: round(size) for name, size in sizes.items()}, "cases": {}}, []
@@ -52,17 +49,13 @@ def main(argv=None):
             }
             sides["vilt"] = lambda n=batch: vilt(**vilt_inputs(n))
             seconds = take_turns(sides, args.rounds, repeats=4 if batch == 1 else 1)
-            rates = {name: spread([batch / each for each in values]) for name, values in seconds.items()}
+            speeds = rates(seconds, batch)
             ratios = {
                 name: {other: times_as_fast(seconds, name, other) for other in OTHERS} for name in ("onnx", "int8")
             }
-            result["cases"][f"batch {batch}"] = {"questions_per_second": rates, "times_as_fast_as": ratios}
-            figures = ", ".join(f"{name} {shown(figure, '/s')}" for name, figure in rates.items())
-            said = "; ".join(
-                f"{name}: " + ", ".join(f"{value} × {other}" for other, value in others.items())
-                for name, others in ratios.items()
-            )
-            lines.append((f"batch {batch}", figures, said))
+            result["cases"][f"batch {batch}"] = {"questions_per_second": speeds, "times_as_fast_as": ratios}
+            said = "; ".join(f"{name}: {ratios_shown(others)}" for name, others in ratios.items())
+            lines.append((f"batch {batch}", sides_shown(speeds), said))
     result["peak_memory_gib"] = peak_memory()
     record(args, "exported", result, lines)
 

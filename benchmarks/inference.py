@@ -13,7 +13,7 @@ import time
 
 import torch
 from models import blip_inputs, blip_model, picture, question, vilt_inputs, vilt_model, vqafusion_model
-from results import arguments, record, shown, spread, take_turns, times_as_fast
+from results import arguments, rates, ratios_shown, record, sides_shown, take_turns, times_as_fast
 from torch.utils.flop_counter import FlopCounterMode
 
 from vqafusion.command_line import keep_freed_memory, peak_memory
@@ -61,9 +61,8 @@ def measure(sides, questions, images, dtype, rounds):
     work = {name: operations_of(call) for name, call in calls.items() if name != "packed"}  # whose it cannot count
     seconds = take_turns({**calls, "matrix": multiply}, rounds)
     rate = product / statistics.median(seconds.pop("matrix"))
-    rates = {name: spread([questions / each for each in values]) for name, values in seconds.items()}
     return {
-        "questions_per_second": rates,
+        "questions_per_second": rates(seconds, questions),
         "times_as_fast_as": {
             name: {other: times_as_fast(seconds, name, other) for other in seconds if other not in ("packed", "plain")}
             for name in ("packed", "plain")
@@ -100,16 +99,12 @@ def main(argv=None):
             found = measure(functions, questions, images, dtype, rounds)
             result["cases"][case] = found
             print(f"{time.perf_counter() - start:.0f} s: {case}: {found}", flush=True)
-            figures = ", ".join(
-                f"{name} {shown(figure, '/s')}" for name, figure in found["questions_per_second"].items()
-            )
             share = found["share_of_matrix_rate"]
-            ratios = "; ".join(
-                f"{name}: " + ", ".join(f"{value} × {other}" for other, value in others.items())
-                + f", {share[name]:.0%} of matrix rate"
+            said = "; ".join(
+                f"{name}: {ratios_shown(others)}, {share[name]:.0%} of matrix rate"
                 for name, others in found["times_as_fast_as"].items()
-            )  # fmt: skip
-            lines.append((case, figures, ratios))
+            )
+            lines.append((case, sides_shown(found["questions_per_second"]), said))
     result["peak_memory_gib"] = peak_memory()
     record(args, "inference", result, lines)
 

@@ -6,11 +6,12 @@ CLIP ViT-B/32 and DistilBERT sizes, random weights, batches of 8 images; the sid
 """
 
 import numpy as np
+from models import vqafusion_model
 from PIL import Image
 from results import arguments, record, shown, spread, take_turns, times_as_fast
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, DistilBertConfig
+from transformers import CLIPImageProcessorPil
 
-from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering, VqaFusionPipeline, VqaFusionProcessor
+from vqafusion import VqaFusionPipeline, VqaFusionProcessor
 from vqafusion.command_line import keep_freed_memory
 from vqafusion.data_prep.encode import train_tokenizer
 
@@ -24,12 +25,8 @@ def main(argv=None):
     questions = [f"what is the color of thing number {n} in the picture?" for n in range(args.questions)]
     pixels = np.random.default_rng(0).integers(0, 255, (args.questions, 480, 640, 3), dtype=np.uint8)
     images = [Image.fromarray(one) for one in pixels]
-    config = VqaFusionConfig(
-        vision_config=CLIPVisionConfig(patch_size=32), text_config=DistilBertConfig(),
-        id2label={n: str(n) for n in range(1000)}, label2id={str(n): n for n in range(1000)},
-    )  # fmt: skip
     pipe = VqaFusionPipeline(
-        model=VqaFusionForVisualQuestionAnswering(config).eval(),
+        model=vqafusion_model(),
         processor=VqaFusionProcessor(CLIPImageProcessorPil(), train_tokenizer(questions)),
     )
     pairs = [{"image": image, "question": question} for image, question in zip(images, questions)]

@@ -53,6 +53,21 @@ def shown(figure, unit=""):
     return f"{figure['median']:g}{unit} [{figure['least']:g}–{figure['most']:g}]"
 
 
+def rates(seconds, questions):
+    """Questions per second of each side that [`take_turns`] timed, as [`spread`] gives them."""
+    return {name: spread([questions / each for each in values]) for name, values in seconds.items()}
+
+
+def sides_shown(rates):
+    """What [`rates`] made, as text."""
+    return ", ".join(f"{name} {shown(figure, '/s')}" for name, figure in rates.items())
+
+
+def ratios_shown(ratios):
+    """`{other side: how many times as fast}` as text."""
+    return ", ".join(f"{value} × {other}" for other, value in ratios.items())
+
+
 def record(args, name, result, lines):
     """
     Args:

@@ -8,7 +8,7 @@ AdamW, float32. What stored states save with the mini recipe's encoders is measu
 
 import torch
 from models import ANSWERS, picture, question, vilt_inputs, vilt_model, vqafusion_model
-from results import arguments, record, shown, spread, take_turns, times_as_fast
+from results import arguments, rates, ratios_shown, record, sides_shown, take_turns, times_as_fast
 
 from vqafusion.command_line import keep_freed_memory, peak_memory
 
@@ -44,13 +44,12 @@ def main(argv=None):
         "vilt": stepper(vilt, lambda: {**vilt_inputs(batch), "labels": vilt_labels}),
     }
     seconds = take_turns(sides, args.rounds)
-    rates = {name: spread([batch / each for each in values]) for name, values in seconds.items()}
+    speeds = rates(seconds, batch)
     ratios = {name: times_as_fast(seconds, "states", name) for name in ("pixels", "vilt")}
-    result = {"batch_size": batch, "questions_per_second": rates, "states_times_as_fast_as": ratios}
+    result = {"batch_size": batch, "questions_per_second": speeds, "states_times_as_fast_as": ratios}
     result["peak_memory_gib"] = peak_memory()
-    figures = ", ".join(f"{name} {shown(figure, '/s')}" for name, figure in rates.items())
-    said = ", ".join(f"{value} × {name}" for name, value in ratios.items())
-    record(args, "training", result, [(f"step of {batch} questions, CLIP ViT-B/32 size", figures, f"states: {said}")])
+    case = f"step of {batch} questions, CLIP ViT-B/32 size"
+    record(args, "training", result, [(case, sides_shown(speeds), f"states: {ratios_shown(ratios)}")])
 
 
 if __name__ == "__main__":
