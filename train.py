@@ -24,6 +24,7 @@ from vqafusion.analysis.plots import save_learning_curve
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split
+from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states
@@ -211,7 +212,8 @@ def check_streaming(data, args):
         raise ValueError("--streaming needs --save_strategy steps and --eval_strategy steps: it has no epochs")
     given = {
         "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
-        "answer_sampling": args.answer_sampling, "questions_per_image": args.questions_per_image > 1,
+        "answer_type_sampling": args.answer_type_sampling, "reference_provenance": args.reference_provenance,
+        "questions_per_image": args.questions_per_image > 1,
         "train_sampling_strategy": args.train_sampling_strategy != "random",
     }  # fmt: skip
     for name, value in given.items():
@@ -264,8 +266,8 @@ def main(argv=None):
     keep_freed_memory()
     if data.image_states_dir and (data.flip or data.max_shift):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
-    args.answer_sampling = _json(args, "answer_sampling")
-    check_shares(args.answer_sampling)
+    args.answer_type_sampling = _json(args, "answer_type_sampling")
+    check_shares(args.answer_type_sampling)
     if data.streaming:
         check_streaming(data, args)
     repo, token = hub_destination(args)
@@ -304,11 +306,16 @@ def train(data, model_arguments, args, output_dir, resume):
     length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
+    shifts = None
+    if args.reference_provenance:
+        shifts, of_question = answer_shifts(train_set, args.reference_provenance, model.config.num_labels)
+        train_set = train_set.add_column("answer_shift", of_question)
     most = {"training": ceiling(train_set), "evaluation": ceiling(eval_set)}
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
+    train_collator = replace(train_collator, answer_shifts=shifts)
 
     def accuracy(prediction):
         answers = [[model.config.id2label[int(i)] for i in ranked] for ranked in prediction.predictions]

@@ -28,9 +28,16 @@ class VqaTrainingArguments(TrainingArguments):
             "help": "keep up to so many questions of an image together in a batch, which encodes it once for them"
         },
     )
-    answer_sampling: dict | str | None = field(
+    answer_type_sampling: dict | str | None = field(
         default=None,
-        metadata={"help": 'such as {"yes": 0.5}: share of the questions with this answer that an epoch draws'},
+        metadata={"help": 'such as {"number": 0.5}: share of the questions of this answer type that an epoch draws'},
+    )
+    reference_provenance: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "values of the column provenance: the questions whose answers are as frequent as in use; what the "
+            "others were chosen by is then not learned from them"
+        },
     )
     bf16_where_fast: bool = field(
         default=False,
@@ -120,6 +127,16 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         self.last_batch = inputs  # `FiniteOnly` tells what it held
         return super().training_step(model, inputs, *args, **kwargs)
 
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        """As in `Trainer`; where a batch has `answer_shifts`, they are added to the logits before the loss."""
+        shifts = inputs.pop("answer_shifts", None)
+        if shifts is None:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        labels = inputs.pop("labels")
+        output = model(**inputs)
+        loss = self.accelerator.unwrap_model(model).answer_loss(output.logits + shifts, labels)
+        return (loss, output) if return_outputs else loss
+
     def log(self, logs, *args, **kwargs):
         """As in `Trainer`, and with each training loss: learning rates by part, questions per second, memory."""
         if "loss" in logs:
@@ -142,7 +159,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
             args.seed if args.data_seed is None else args.data_seed,
             args.questions_per_image,
             args.train_sampling_strategy == "group_by_length",
-            args.answer_sampling,
+            args.answer_type_sampling,
         )
         self.add_callback(_TellEpoch(sampler))
         return sampler

@@ -11,9 +11,11 @@ FEATURES = Features(
         "answers": List(Value("string")),
         "question_type": Value("string"),
         "answer_type": Value("string"),
+        "provenance": Value("string"),
     }
 )
-"""Columns of every data set. `answers` is empty where they are not published (the test splits)."""
+"""Columns of every data set. `answers` is empty where they are not published (the test splits).
+`provenance` tells how a question came into the data, such as which of several collections it is from; often empty."""
 
 
 class DataError(ValueError):

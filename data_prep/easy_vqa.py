@@ -47,6 +47,7 @@ def load(split):
         columns["answers"].append([answer] * 10)
         columns["question_type"].append(_question_type(question))
         columns["answer_type"].append("yes/no" if answer in ("yes", "no") else "other")
+        columns["provenance"].append("")
     return Dataset.from_dict(columns, features=FEATURES)
 
 

@@ -82,6 +82,7 @@ class VqaCollator:
         flip (`bool`): mirror each image with probability one half; only where no question tells left from right.
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
         blind (`bool`): leave the images out.
+        answer_shifts (`(shifts, answers)`, *optional*): of [`answer_shifts`]; the rows' `answer_shift` says which.
     """
 
     processor: Any
@@ -90,13 +91,14 @@ class VqaCollator:
     flip: bool = False
     max_shift: int = 0
     blind: bool = False
+    answer_shifts: Any = None
 
     def __call__(self, rows):
         """
         Returns:
             `input_ids`, `attention_mask` `(batch, question)`; `pixel_values` `(images, 3, height, width)` or
             `image_states` `(images, patches, vision width)`;
-            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets.
+            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets; `answer_shifts` likewise, if given.
 
         Raises:
             DataError: an image that cannot be read, named.
@@ -114,12 +116,16 @@ class VqaCollator:
             images = {"pixel_values": self._pixels([image for _, image in position.values()])}
         else:
             images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}
+        shifts = {}
+        if self.answer_shifts is not None:
+            shifts = {"answer_shifts": self.answer_shifts[[row["answer_shift"] for row in rows]]}
         return {
             "input_ids": padded["input_ids"],
             "attention_mask": padded["attention_mask"],
             **images,
             "image_index": torch.tensor([position[row["image_id"]][0] for row in rows]),
             "labels": labels,
+            **shifts,
         }
 
     def _pixels(self, sources):

@@ -18,8 +18,8 @@ def load(name, split):
         name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`), or
             of WebDataset archives (`train-*.tar`), a picture and a `json` of the other columns for each question. It
             has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`), and, as the
-            common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`. Fewer than
-            ten answers are repeated until there are ten.
+            common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`; or
+            `provenance`. Fewer than ten answers are repeated until there are ten.
         split (`str`): one of its splits.
 
     Returns:
@@ -80,6 +80,7 @@ def same_columns(rows, indices, split):
         "answers": answers,
         "question_type": rows.get("question_type", empty),
         "answer_type": rows.get("answer_type", kinds),
+        "provenance": rows.get("provenance", empty),
     }
 
 

@@ -16,8 +16,8 @@ MIN_ANSWERS = 10
 def load(data_dir, split, skip_missing_images=False):
     """
     Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
-    CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number),
-    `question_type` and `answer_type`. Fewer than ten answers are repeated until there are ten: the official accuracy
+    CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `question_type`,
+    `answer_type` and `provenance`. Fewer than ten answers are repeated until there are ten: the official accuracy
     counts agreement among ten, so an only answer counts in full.
 
     Args:
@@ -87,6 +87,7 @@ def _row(entry, number, file):
         "answers": at_least_ten(answers),
         "question_type": str(entry.get("question_type") or ""),
         "answer_type": str(entry.get("answer_type") or answer_type(answers[0])),
+        "provenance": str(entry.get("provenance") or ""),
     }
 
 

@@ -1,7 +1,6 @@
 """The order in which training sees the questions."""
 
 import random
-from collections import Counter
 
 from torch.utils.data import Sampler
 
@@ -19,27 +18,29 @@ class QuestionSampler(Sampler):
         questions_per_image (`int`): keep up to so many questions of an image together, since a batch encodes each
             image once; large groups save encoding, small ones make batches of more, and more varied, images.
         group_by_length (`bool`): make batches of questions of similar length, which saves padding.
-        answer_sampling (`dict[str, float]`, *optional*): the share of the questions that an epoch draws, by their most
-            frequent answer; all of the questions with other answers.
+        answer_type_sampling (`dict[str, float]`, *optional*): the share of the questions that an epoch draws, by their
+            answer type; all of the other types.
 
     Raises:
-        ValueError: a share that is not in (0, 1], or both ways of grouping at once.
+        ValueError: a share that is not in (0, 1], or of a type that no question has, or both ways of grouping at once.
     """
 
-    def __init__(self, rows, batch_size, seed, questions_per_image=1, group_by_length=False, answer_sampling=None):
+    def __init__(self, rows, batch_size, seed, questions_per_image=1, group_by_length=False, answer_type_sampling=None):
         if questions_per_image > 1 and group_by_length:
             raise ValueError("group questions by image or by length, not both")
-        answer_sampling = answer_sampling or {}
-        check_shares(answer_sampling)
+        shares = answer_type_sampling or {}
+        check_shares(shares)
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         self.group_size = questions_per_image
         self.image_ids = rows["image_id"][:] if questions_per_image > 1 else None
         self.lengths = rows["length"][:] if group_by_length else None
-        self.pools = {None: []}  # answer to questions; None for all answers that are not sampled
-        answers = map(most_frequent, rows["answers"]) if answer_sampling else [None] * len(rows)
-        for question, answer in enumerate(answers):
-            self.pools.setdefault(answer if answer in answer_sampling else None, []).append(question)
-        self.drawn = {answer: round(answer_sampling.get(answer, 1) * len(pool)) for answer, pool in self.pools.items()}
+        self.pools = {}  # answer type to questions
+        for question, answer_type in enumerate(rows["answer_type"] if shares else [None] * len(rows)):
+            self.pools.setdefault(answer_type, []).append(question)
+        if unknown := shares.keys() - self.pools.keys():
+            known = ", ".join(sorted(self.pools))
+            raise ValueError(f"answer_type_sampling: no question is of type {min(unknown)!r}, only of {known}")
+        self.drawn = {kind: round(shares.get(kind, 1) * len(pool)) for kind, pool in self.pools.items()}
 
     def __len__(self):
         return sum(self.drawn.values())
@@ -50,7 +51,7 @@ class QuestionSampler(Sampler):
     def __iter__(self):
         rng = random.Random(f"{self.seed} {self.epoch}")
         self.epoch += 1
-        questions = [q for answer, pool in self.pools.items() for q in rng.sample(pool, self.drawn[answer])]
+        questions = [q for kind, pool in self.pools.items() for q in rng.sample(pool, self.drawn[kind])]
         rng.shuffle(questions)
         if self.image_ids is not None:
             return iter(self._by_image(questions, rng))
@@ -78,13 +79,8 @@ class QuestionSampler(Sampler):
         return [question for batch in [*batches, last] for question in batch]
 
 
-def check_shares(answer_sampling):
-    """Raise `ValueError` if a share of `answer_sampling` (`dict` or None) is not in (0, 1]."""
-    for answer, share in (answer_sampling or {}).items():
+def check_shares(answer_type_sampling):
+    """Raise `ValueError` if a share of `answer_type_sampling` (`dict` or None) is not in (0, 1]."""
+    for answer_type, share in (answer_type_sampling or {}).items():
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise ValueError(f"answer_sampling: the share of {answer!r} must be in (0, 1], not {share!r}")
-
-
-def most_frequent(answers):
-    """The first of the most frequent answers of a question; None without any."""
-    return Counter(answers).most_common(1)[0][0] if answers else None
+            raise ValueError(f"answer_type_sampling: the share of {answer_type!r} must be in (0, 1], not {share!r}")

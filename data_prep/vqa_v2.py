@@ -12,7 +12,7 @@ from . import FEATURES, DataError, check_unique, drop_missing_images
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
-_READER_VERSION = 2  # part of the cache's key: raise it when the rows change
+_READER_VERSION = 3  # part of the cache's key: raise it when the rows change
 
 
 class _Question(msgspec.Struct):
@@ -34,6 +34,7 @@ class _Annotation(msgspec.Struct):
     question_type: str
     answer_type: str
     answers: Annotated[list[_Answer], msgspec.Meta(min_length=1)]
+    provenance: str = ""  # not in the official files
 
 
 def load(data_dir, split, skip_missing_images=False):
@@ -189,4 +190,5 @@ def _row(question, folder, annotation=None):
         "answers": [entry.answer for entry in annotation.answers] if annotation else [],
         "question_type": annotation.question_type if annotation else "",
         "answer_type": annotation.answer_type if annotation else "",
+        "provenance": annotation.provenance if annotation else "",
     }

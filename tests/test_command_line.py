@@ -171,12 +171,13 @@ def test_baselines(trained, tmp_path):
 
 def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path):
     draw().save(tmp_path / "a.png")
-    lines = [{"image": "a.png", "question": f"is it red {i}?", "answer": "red"} for i in range(8)]
+    lines = [{"image": "a.png", "question": f"is it red {i}?", "answer": "red", "provenance": "ab"[i % 2]} for i in
+             range(8)]  # fmt: skip
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (tmp_path / "dev.csv").write_text("image,question,answer\na.png,is it red?,red\n")
     own = ("--dataset", "own", "--data_dir", tmp_path)
     result = run("train.py", trained / "recipe.yaml", *own, "--train_split", "train.jsonl", "--eval_split", "dev.csv",
-                 "--output_dir", tmp_path / "model", "--max_steps", 2)  # fmt: skip
+                 "--output_dir", tmp_path / "model", "--max_steps", 2, "--reference_provenance", "b")  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     scores = evaluate(tmp_path / "out", "--model", tmp_path / "model", *own, "--split", "dev.csv")
     assert scores["overall"] == 100 and scores["per_answer_type"] == {"other": 100}
@@ -296,4 +297,8 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
     refused(code, printed, "learning_speed")
     result = run("train.py", trained / "recipe.yaml", "--train_split", "x", "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "split 'x'")
+    code, printed = in_process(
+        capsys, trained / "recipe.yaml", "--reference_provenance", "x", "--output_dir", tmp_path / "out", script=train
+    )
+    refused(code, printed, "provenance x; known: first")
     assert not list((tmp_path / "out").iterdir())

@@ -38,9 +38,10 @@ def write_vqa_v2(folder, images=2, per_image=3, split=SPLIT):
             key = 1000 * image_id + number
             questions.append({"image_id": image_id, "question": f"is it red {number}?", "question_id": key})
             answers = [{"answer": a, "answer_id": i} for i, a in enumerate(["yes"] * 7 + ["Red."] * 3, 1)]
+            provenance = {"provenance": "first"} if number == 0 else {}  # the official files have none
             annotations.append(
                 {"question_id": key, "image_id": image_id, "answers": answers, "question_type": "is it",
-                 "answer_type": "yes/no", "multiple_choice_answer": "yes"}
+                 "answer_type": "yes/no", "multiple_choice_answer": "yes", **provenance}
             )  # fmt: skip
     write_json(folder, f"v2_OpenEnded_mscoco_{split}_questions.json", {"questions": questions})
     write_json(folder, f"v2_mscoco_{split}_annotations.json", {"annotations": annotations})
@@ -63,6 +64,7 @@ def test_official_layout(official):
     assert first["question_id"] == 1000 and first["image_id"] == f"{SPLIT}/1" and first["question"] == "is it red 0?"
     assert first["answers"] == ["yes"] * 7 + ["Red."] * 3 and first["image"].size == (48, 40)
     assert (first["question_type"], first["answer_type"]) == ("is it", "yes/no")
+    assert rows["provenance"][:] == ["first", "", ""] * 2
 
 
 def test_zipped_files_are_read_and_changes_are_seen(official):
@@ -297,7 +299,7 @@ def test_few_and_foreign_answers(official):
 OWN = [
     {"image": "a.png", "question": "is it red?", "answers": ["yes", "yes", "no"]},
     {"image": "a.png", "question": "how many?", "answer": "two", "question_id": 7, "question_type": "how many"},
-    {"image": "b.png", "question": "what colour?", "answer": "blue"},
+    {"image": "b.png", "question": "what colour?", "answer": "blue", "provenance": "hall"},
 ]
 
 
@@ -314,6 +316,7 @@ def test_own_data(own):
     rows = load_split("own", "train.jsonl", own)
     assert rows.features == FEATURES and rows["question_id"][:] == [1, 7, 3]
     assert rows["answer_type"][:] == ["yes/no", "number", "other"] and rows["question_type"][1] == "how many"
+    assert rows["provenance"][:] == ["", "", "hall"]
     assert rows["answers"][0] == ["yes", "yes", "no"] * 4 and rows["answers"][2] == ["blue"] * 10
     assert rows[0]["image"].size == (48, 40) and rows[0]["image_id"] == rows[1]["image_id"] != rows[2]["image_id"]
     rows = load_split("own", "dev.csv", own)
@@ -363,6 +366,7 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
         "answers": [[{"answer": a, "answer_confidence": "yes", "answer_id": 1} for a in group] for group in
                     rows["answers"]],
         "image_id": [1, 1, 1, 2, 2, 2], "question_id": rows["question_id"][:], "multiple_choice_answer": ["yes"] * 6,
+        "provenance": rows["provenance"][:],
         "image": [{"bytes": Path(image["path"]).read_bytes(), "path": None} for image in
                   rows.cast_column("image", Image(decode=False))["image"]],
     }  # fmt: skip
@@ -373,7 +377,7 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     copy.to_parquet(folder / "train-00000-of-00001.parquet")
     again = load_split("hub", "train", folder)
     assert again.features == FEATURES and again[4]["image"].size == (48, 40)
-    for column in ("question", "answers", "question_id", "question_type", "answer_type"):
+    for column in ("question", "answers", "question_id", "question_type", "answer_type", "provenance"):
         assert again[column][:] == rows[column][:]
     assert again["image_id"][:] == [f"train/{i}" for i in (1, 1, 1, 2, 2, 2)]
     encoded = encode(again, processor.tokenizer, {"yes": 0})

@@ -5,14 +5,14 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from vqafusion.data_prep.sampling import QuestionSampler, most_frequent
+from vqafusion.data_prep.sampling import QuestionSampler
 
 
-def rows(answers, images=None, lengths=None):
-    count = len(answers)
+def rows(kinds, images=None, lengths=None):
+    count = len(kinds)
     return Dataset.from_dict(
         {
-            "answers": [[answer] * 10 for answer in answers],
+            "answer_type": kinds,
             "image_id": images or [str(i) for i in range(count)],
             "length": lengths or [1] * count,
         }
@@ -47,23 +47,21 @@ def test_batches_are_of_similar_length():
     assert tops != sorted(tops) and tops != sorted(tops, reverse=True)
 
 
-def test_shares_by_answer():
-    answers = ["yes"] * 40 + ["no"] * 20 + ["red"] * 10
-    sampler = QuestionSampler(rows(answers), 8, seed=0, answer_sampling={"yes": 0.25, "no": 0.6})
+def test_shares_by_answer_type():
+    kinds = ["yes/no"] * 40 + ["number"] * 20 + ["other"] * 10
+    sampler = QuestionSampler(rows(kinds), 8, seed=0, answer_type_sampling={"yes/no": 0.25, "number": 0.6})
     epochs = [list(sampler) for _ in range(30)]
     for order in epochs:
-        assert Counter(answers[i] for i in order) == {"yes": 10, "no": 12, "red": 10}
+        assert Counter(kinds[i] for i in order) == {"yes/no": 10, "number": 12, "other": 10}
         assert len(set(order)) == len(order) == len(sampler) == 32
     assert {i for order in epochs for i in order} == set(range(70))  # all have their turn
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, "half"])
 def test_bad_shares_are_refused(share):
-    with pytest.raises(ValueError, match="'yes'"):
-        QuestionSampler(rows(["yes"]), 1, 0, answer_sampling={"yes": share})
+    with pytest.raises(ValueError, match="share of 'number'"):
+        QuestionSampler(rows(["number"]), 1, 0, answer_type_sampling={"number": share})
+    with pytest.raises(ValueError, match="no question is of type 'numbers', only of number"):
+        QuestionSampler(rows(["number"]), 1, 0, answer_type_sampling={"numbers": 0.5})
     with pytest.raises(ValueError, match="not both"):
         QuestionSampler(rows(["yes"]), 1, 0, questions_per_image=2, group_by_length=True)
-
-
-def test_most_frequent():
-    assert most_frequent(["b", "a", "a"]) == "a" and most_frequent(["b", "a"]) == "b" and most_frequent([]) is None
