@@ -6,6 +6,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 
 import json
 import os
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode,
 from vqafusion.data_prep.image_features import cache_image_states
 from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
+from vqafusion.distillation import teacher_probabilities
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
@@ -42,6 +44,7 @@ from vqafusion.trainer import (
     start_at_frequencies,
 )
 
+TEACHERS = "teachers"  # below the output folder
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
 
@@ -184,16 +187,18 @@ def checkpoint(resume, output_dir):
     from the start if there is none.
     """
     newest = get_last_checkpoint(output_dir)
+    teachers = Path(output_dir) / TEACHERS
     if resume == "auto":
         return newest
     resume = None if resume in ("False", "false", False) else resume
     if resume in ("True", "true", True):
-        if newest is None:
+        if newest is None and not teachers.exists():
             raise ValueError(f"--resume_from_checkpoint: there is no checkpoint in {output_dir}")
         return newest
-    if newest and resume is None:
+    found = newest or (teachers if teachers.exists() else None)
+    if found and resume is None:
         raise ValueError(
-            f"{output_dir} holds {newest} of another run: go on with it (--resume_from_checkpoint True), remove it, or "
+            f"{output_dir} holds {found} of another run: go on with it (--resume_from_checkpoint True), remove it, or "
             "choose another --output_dir"
         )
     return resume
@@ -213,7 +218,7 @@ def check_streaming(data, args):
     given = {
         "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
         "answer_type_sampling": args.answer_type_sampling, "reference_provenance": args.reference_provenance,
-        "questions_per_image": args.questions_per_image > 1,
+        "questions_per_image": args.questions_per_image > 1, "num_teachers": args.num_teachers,
         "train_sampling_strategy": args.train_sampling_strategy != "random",
     }  # fmt: skip
     for name, value in given.items():
@@ -276,14 +281,26 @@ def main(argv=None):
         (resume,) = broadcast_object_list([checkpoint(args.resume_from_checkpoint, output_dir)])
         if resume and not Path(resume).is_dir():
             raise ValueError(f"there is no checkpoint {resume} here: all machines must see the same --output_dir")
-        trained = train(data, model_arguments, args, output_dir, resume)
+        teachers = [train_teacher(data, model_arguments, args, output_dir, n) for n in range(args.num_teachers)]
+        trained = train(data, model_arguments, args, output_dir, resume, teachers)
     if repo and trained.is_world_process_zero():
         from vqafusion.sharing.push import push_model  # here, since only few runs need it
 
         print(push_model(output_dir, repo, token=token, private=args.hub_private_repo, revision=args.hub_revision))
 
 
-def train(data, model_arguments, args, output_dir, resume):
+def train_teacher(data, model_arguments, args, output_dir, number):
+    """Train one of the models that the next one learns from, unless it is there, from where it was; its folder."""
+    folder = writable_folder(output_dir / TEACHERS / str(number))
+    if not (folder / "trainer_state.json").exists():  # what training writes last
+        own = copy(args)
+        own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
+        with only_run_in(folder, args.process_index == 0):
+            train(data, model_arguments, own, folder, get_last_checkpoint(folder))
+    return folder
+
+
+def train(data, model_arguments, args, output_dir, resume, teachers=()):
     """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
@@ -315,7 +332,15 @@ def train(data, model_arguments, args, output_dir, resume):
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
-    train_collator = replace(train_collator, answer_shifts=shifts)
+    taught = None
+    if teachers:
+        unchanged = train_collator if data.image_states_dir else eval_collator  # no augmentation
+        taught = teacher_probabilities(
+            teachers, train_set, unchanged, output_dir / TEACHERS / "probabilities.npy",
+            args.per_device_eval_batch_size, args.bf16,
+        )  # fmt: skip
+        train_set = train_set.add_column("position", list(range(len(train_set))))
+    train_collator = replace(train_collator, answer_shifts=shifts, teacher_probabilities=taught)
 
     def accuracy(prediction):
         answers = [[model.config.id2label[int(i)] for i in ranked] for ranked in prediction.predictions]

@@ -39,6 +39,10 @@ class VqaTrainingArguments(TrainingArguments):
             "others were chosen by is then not learned from them"
         },
     )
+    num_teachers: int = field(
+        default=0, metadata={"help": "train so many models with other seeds before, and learn from them together too"}
+    )
+    teacher_weight: float = field(default=0.6, metadata={"help": "weight of the teachers against the answers"})
     bf16_where_fast: bool = field(
         default=False,
         metadata={"help": "bfloat16 where the GPU or CPU computes in it; float32 where it would be emulated"},
@@ -78,6 +82,10 @@ class VqaTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"--train_sampling_strategy is random or group_by_length, not {self.train_sampling_strategy}"
             )
+        if self.num_teachers < 0:
+            raise ValueError(f"--num_teachers must be at least 0, not {self.num_teachers}")
+        if not 0 < self.teacher_weight <= 1:
+            raise ValueError(f"--teacher_weight must be in (0, 1], not {self.teacher_weight}")
         if self.not_finite not in ("stop", "skip"):
             raise ValueError(f"--not_finite is stop or skip, not {self.not_finite}")
         if self.questions_per_image > 1 and self.train_sampling_strategy == "group_by_length":
@@ -128,13 +136,19 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        """As in `Trainer`; where a batch has `answer_shifts`, they are added to the logits before the loss."""
-        shifts = inputs.pop("answer_shifts", None)
-        if shifts is None:
+        """
+        As in `Trainer`; where a batch has `answer_shifts`, they are added to the logits before the loss, and where it
+        has `teacher_probabilities`, these are targets as well, of the logits as they are.
+        """
+        shifts, taught = inputs.pop("answer_shifts", None), inputs.pop("teacher_probabilities", None)
+        if shifts is None and taught is None:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         labels = inputs.pop("labels")
         output = model(**inputs)
-        loss = self.accelerator.unwrap_model(model).answer_loss(output.logits + shifts, labels)
+        answer_loss = self.accelerator.unwrap_model(model).answer_loss
+        loss = answer_loss(output.logits if shifts is None else output.logits + shifts, labels)
+        if taught is not None:
+            loss = torch.lerp(loss, answer_loss(output.logits, taught), self.args.teacher_weight)
         return (loss, output) if return_outputs else loss
 
     def log(self, logs, *args, **kwargs):

@@ -1,0 +1,78 @@
+"""What a model learns from: the mean of its teachers' probabilities, beside the answers."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ANSWERS, QUESTIONS, draw, tiny_config
+from datasets import Dataset
+
+from vqafusion import VqaFusionForVisualQuestionAnswering, train
+from vqafusion.data_prep.encode import VqaCollator
+from vqafusion.distillation import teacher_probabilities
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
+
+
+@pytest.fixture
+def teachers(tmp_path):
+    torch.manual_seed(0)
+    models = [VqaFusionForVisualQuestionAnswering(tiny_config(initializer_range=0.5)).eval() for _ in range(2)]
+    for number, model in enumerate(models):
+        model.save_pretrained(tmp_path / str(number))
+    return models, [tmp_path / str(number) for number in range(2)]
+
+
+@pytest.fixture
+def rows(processor):
+    input_ids = processor.tokenizer(QUESTIONS)["input_ids"]
+    columns = {
+        "input_ids": input_ids, "length": [len(ids) for ids in input_ids], "image_id": list(map(str, input_ids)),
+        "label_ids": [[0]] * len(input_ids), "label_scores": [[1.0]] * len(input_ids),
+        "image": [draw(("red", "blue", "green")[n % 3]) for n in range(len(input_ids))],
+    }  # fmt: skip
+    return Dataset.from_dict(columns)
+
+
+def test_probabilities_are_the_mean_and_stand_in_the_rows_order(teachers, rows, processor, tmp_path):
+    models, folders = teachers
+    collator = VqaCollator(processor, len(ANSWERS))
+    found = teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", batch_size=2)
+    assert found.shape == (len(rows), len(ANSWERS)) and found.dtype == np.float16
+    for row, probabilities in zip(rows, found):
+        batch = collator([row])
+        del batch["labels"]
+        with torch.no_grad():
+            expected = sum(model.probabilities(model(**batch).logits[0]) for model in models) / 2
+        np.testing.assert_allclose(probabilities, expected, atol=2e-3)
+    assert np.ptp(found, axis=0).max() > 0.05  # else their order would not show
+    np.save(tmp_path / "all.npy", np.zeros((1, 1)))
+    assert teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", 2).shape == (1, 1)  # not asked again
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, processor, tmp_path, weight):
+    model = teachers[0][0]
+    taught = np.random.default_rng(0).random((len(rows), len(ANSWERS))).astype(np.float16)
+    rows = rows.add_column("position", list(range(len(rows)))[::-1])
+    batch = VqaCollator(processor, len(ANSWERS), teacher_probabilities=taught)(list(rows))
+    torch.testing.assert_close(batch["teacher_probabilities"], torch.from_numpy(taught[::-1].copy()).float())
+    args = VqaTrainingArguments(output_dir=str(tmp_path), teacher_weight=weight, report_to=[])
+    with torch.no_grad():
+        loss, output = VqaTrainer(model, args, eval_dataset=[0]).compute_loss(model, dict(batch), return_outputs=True)
+        answers = model.answer_loss(output.logits, batch["labels"])
+        teaching = model.answer_loss(output.logits, batch["teacher_probabilities"])
+    torch.testing.assert_close(loss, (1 - weight) * answers + weight * teaching)
+
+
+def test_a_run_with_teachers_goes_on_or_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        train.checkpoint("True", tmp_path)
+    (tmp_path / "teachers").mkdir()
+    assert train.checkpoint("True", tmp_path) is None
+    with pytest.raises(ValueError, match="teachers of another run"):
+        train.checkpoint(None, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"num_teachers": -1}, {"teacher_weight": 0}, {"teacher_weight": 1.5}])
+def test_arguments_that_do_not_fit_are_refused(tmp_path, changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        VqaTrainingArguments(output_dir=str(tmp_path), **changes)
