@@ -295,6 +295,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     if not (folder / "trainer_state.json").exists():  # what training writes last
         own = copy(args)
         own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
+        own.num_train_epochs = args.teacher_epochs or args.num_train_epochs
         with only_run_in(folder, args.process_index == 0):
             train(data, model_arguments, own, folder, get_last_checkpoint(folder))
     return folder

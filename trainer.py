@@ -42,6 +42,7 @@ class VqaTrainingArguments(TrainingArguments):
     num_teachers: int = field(
         default=0, metadata={"help": "train so many models with other seeds before, and learn from them together too"}
     )
+    teacher_epochs: float | None = field(default=None, metadata={"help": "how long each teacher is trained, if other"})
     teacher_weight: float = field(default=0.6, metadata={"help": "weight of the teachers against the answers"})
     bf16_where_fast: bool = field(
         default=False,
