@@ -24,12 +24,20 @@ def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False)
 
     Returns:
         `(questions, answers)` float16 array, memory-mapped. With several processes the first one computes it.
+
+    Raises:
+        ValueError: the file that is there is of other questions or answers.
     """
     process = this_process()
     if process.is_main_process and not file.exists():
         _write(folders, rows, collator, file, batch_size, bf16, process.device)
     process.wait_for_everyone()
-    return np.load(file, mmap_mode="r")
+    probabilities = np.load(file, mmap_mode="r")
+    if probabilities.shape != (len(rows), collator.num_labels):
+        raise ValueError(
+            f"{file} was made for other training questions or answers: remove it to ask the teachers again"
+        )
+    return probabilities
 
 
 @torch.inference_mode()

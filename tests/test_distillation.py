@@ -44,8 +44,10 @@ def test_probabilities_are_the_mean_and_stand_in_the_rows_order(teachers, rows, 
             expected = sum(model.probabilities(model(**batch).logits[0]) for model in models) / 2
         np.testing.assert_allclose(probabilities, expected, atol=2e-3)
     assert np.ptp(found, axis=0).max() > 0.05  # else their order would not show
-    np.save(tmp_path / "all.npy", np.zeros((1, 1)))
-    assert teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", 2).shape == (1, 1)  # not asked again
+    np.save(tmp_path / "all.npy", np.zeros_like(found))
+    assert not teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", 2).any()  # not asked again
+    with pytest.raises(ValueError, match="all.npy was made for other"):
+        teacher_probabilities(folders, rows.select([0]), collator, tmp_path / "all.npy", 2)
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
