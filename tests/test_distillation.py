@@ -68,9 +68,11 @@ def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, proces
 def test_a_run_with_teachers_goes_on_or_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no checkpoint"):
         train.checkpoint("True", tmp_path)
-    (tmp_path / "teachers").mkdir()
+    (tmp_path / "teachers" / "0").mkdir(parents=True)
+    assert train.checkpoint(None, tmp_path) is None  # one that failed before its training
+    (tmp_path / "teachers" / "0" / "trainer_state.json").touch()
     assert train.checkpoint("True", tmp_path) is None
-    with pytest.raises(ValueError, match="teachers of another run"):
+    with pytest.raises(ValueError, match="teachers/0/trainer_state.json of another run"):
         train.checkpoint(None, tmp_path)
 
 
