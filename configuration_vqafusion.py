@@ -99,6 +99,16 @@ class VqaFusionConfig(PreTrainedConfig):
             kwargs.setdefault("num_labels", 1000)
         super().__init__(**kwargs)
 
+    def name_hub_classes(self):
+        """Name the classes, of the code files beside a saved model, behind the Auto classes and the pipeline."""
+        self.auto_map = {**HUB_CLASSES}
+        self.custom_pipelines = {
+            "visual-question-answering": {
+                "impl": "pipeline_vqafusion.VqaFusionPipeline",
+                "pt": ["AutoModelForVisualQuestionAnswering"],
+            }
+        }
+
 
 def _encoder_config(config, default_class):
     if config is None:

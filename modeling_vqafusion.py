@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_vqafusion import HUB_CLASSES, VqaFusionConfig, hidden_width
+from .configuration_vqafusion import VqaFusionConfig, hidden_width
 
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "modeling", "processing", "pipeline")]
 
@@ -140,13 +140,7 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
         As in transformers, and with what makes the folder work by itself: the code files, and in the configuration
         the classes behind the Auto classes and the pipeline.
         """
-        self.config.auto_map = {**HUB_CLASSES}
-        self.config.custom_pipelines = {
-            "visual-question-answering": {
-                "impl": "pipeline_vqafusion.VqaFusionPipeline",
-                "pt": ["AutoModelForVisualQuestionAnswering"],
-            }
-        }
+        self.config.name_hub_classes()
         super().save_pretrained(save_directory, **kwargs)
         for name in HUB_FILES:
             if Path(__file__).with_name(name).exists():  # a Hub user who loaded the model only has not all of them

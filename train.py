@@ -187,20 +187,19 @@ def checkpoint(resume, output_dir):
     from the start if there is none.
     """
     newest = get_last_checkpoint(output_dir)
-    folder = Path(output_dir) / TEACHERS
-    teachers = [file for name in ("checkpoint-*", "trainer_state.json") for file in sorted(folder.glob(f"*/{name}"))]
+    teachers = Path(output_dir) / TEACHERS
+    begun = [newest] if newest else [*teachers.glob("*/checkpoint-*"), *teachers.glob("*/trainer_state.json")]
     if resume == "auto":
         return newest
     resume = None if resume in ("False", "false", False) else resume
     if resume in ("True", "true", True):
-        if newest is None and not teachers:
+        if not begun:
             raise ValueError(f"--resume_from_checkpoint: there is no checkpoint in {output_dir}")
         return newest
-    found = newest or next(iter(teachers), None)
-    if found and resume is None:
+    if begun and resume is None:
         raise ValueError(
-            f"{output_dir} holds {found} of another run: go on with it (--resume_from_checkpoint True), remove it, or "
-            "choose another --output_dir"
+            f"{output_dir} holds {begun[0]} of another run: go on with it (--resume_from_checkpoint True), remove it, "
+            "or choose another --output_dir"
         )
     return resume
 

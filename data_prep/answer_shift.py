@@ -1,7 +1,5 @@
 """How much more frequent an answer is in one part of the training questions than where the model will be asked."""
 
-from collections import defaultdict
-
 import torch
 
 from . import DataError
@@ -38,30 +36,30 @@ def answer_shifts(rows, reference, num_answers):
         raise DataError(f"no training question has the provenance {', '.join(sorted(unknown))}; known: {known}")
     if not set(provenance) - set(reference):
         raise DataError("every training question is of a reference provenance: leave out --reference_provenance")
-    parts, fine = {}, {}  # each: to (questions, summed targets) of the other and of the reference questions
-    kinds = list(zip(rows["answer_type"], rows["question_type"]))
+    # Of each kind of question, how many others and how many reference ones there are, and their targets summed up.
+    kinds = [
+        (answer_type, question_type if answer_type == "yes/no" else "")
+        for answer_type, question_type in zip(rows["answer_type"], rows["question_type"])
+    ]
+    count = {kind: torch.zeros(2, 1) for kind in sorted(set(kinds))}
+    total = {kind: torch.zeros(2, num_answers) for kind in count}
     for kind, origin, ids, scores in zip(kinds, provenance, rows["label_ids"], rows["label_scores"]):
-        for sums, key in ((parts, kind[0]), (fine, kind)):
-            if key not in sums:
-                sums[key] = [[0, torch.zeros(num_answers)] for _ in range(2)]
-            part = sums[key][origin in reference]
-            part[0] += 1
-            part[1][ids] += torch.tensor(scores)
-    table, row_of = [torch.zeros(num_answers)], defaultdict(int)
-    for answer_type, (other, refer) in parts.items():
-        questions, summed = other[0] + refer[0], other[1] + refer[1]
-        coarse = [_frequencies(part, summed / questions) + SEEN_MORE / questions for part in (other, refer)]
-        for kind in sorted(kind for kind in fine if kind[0] == answer_type):
-            frequencies = coarse
-            if answer_type == "yes/no":
-                frequencies = [_frequencies(part, whole) for part, whole in zip(fine[kind], coarse)]
-            log_odds = [frequency.clamp(1e-5, 1 - 1e-5).logit() for frequency in frequencies]
-            row_of[kind] = len(table)
-            table.append(log_odds[0] - log_odds[1])
+        part = int(origin in reference)
+        count[kind][part] += 1
+        total[kind][part, ids] += torch.tensor(scores)
+    table, row_of = [torch.zeros(num_answers)], {}
+    for kind in count:
+        alike = [other for other in count if other[0] == kind[0]]
+        questions, summed = sum(count[other] for other in alike), sum(total[other] for other in alike)
+        frequencies = _frequencies(summed, questions, summed.sum(0) / questions.sum()) + SEEN_MORE / questions.sum()
+        if kind[0] == "yes/no":
+            frequencies = _frequencies(total[kind], count[kind], frequencies)
+        log_odds = frequencies.clamp(1e-5, 1 - 1e-5).logit()
+        row_of[kind] = len(table)
+        table.append(log_odds[0] - log_odds[1])
     of_question = [0 if origin in reference else row_of[kind] for kind, origin in zip(kinds, provenance)]
     return torch.stack(table), of_question
 
 
-def _frequencies(part, expected):
-    questions, summed = part
+def _frequencies(summed, questions, expected):
     return (summed + PRIOR_QUESTIONS * expected) / (questions + PRIOR_QUESTIONS)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import draw
 from datasets import Dataset, Image
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split, own_data
+from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
 from vqafusion.data_prep.answers import (
     answer_frequencies,
     build_vocabulary,
@@ -204,11 +204,6 @@ def test_encoding_keeps_every_row_and_is_found_again(official, processor):
     assert len(none) == 6 and none[0]["label_ids"] == []
 
 
-def test_data_made_in_memory_is_found_again_too(own, processor):
-    first, again = (encode(load_split("own", "dev.csv", own), processor.tokenizer, {"yes": 0}) for _ in range(2))
-    assert first.cache_files == again.cache_files and first.cache_files
-
-
 def test_several_processes_encode_the_same(official, processor, monkeypatch):
     monkeypatch.setattr("vqafusion.data_prep.encode.WORTH_PROCESSES", 1)
     rows = load_split("vqa_v2", SPLIT, official)
@@ -294,69 +289,6 @@ def test_few_and_foreign_answers(official):
     annotations_file(official).write_text(json.dumps(data))
     with pytest.raises(DataError, match="entry 1 of 'annotations'"):
         load_split("vqa_v2", SPLIT, official)
-
-
-OWN = [
-    {"image": "a.png", "question": "is it red?", "answers": ["yes", "yes", "no"]},
-    {"image": "a.png", "question": "how many?", "answer": "two", "question_id": 7, "question_type": "how many"},
-    {"image": "b.png", "question": "what colour?", "answer": "blue", "provenance": "hall"},
-]
-
-
-@pytest.fixture
-def own(tmp_path):
-    draw().save(tmp_path / "a.png")
-    draw("blue").save(tmp_path / "b.png")
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, OWN)))
-    (tmp_path / "dev.csv").write_text("image,question,answers\na.png,is it red?,yes|yes|no\nb.png,which colour?,blue\n")
-    return tmp_path
-
-
-def test_own_data(own):
-    rows = load_split("own", "train.jsonl", own)
-    assert rows.features == FEATURES and rows["question_id"][:] == [1, 7, 3]
-    assert rows["answer_type"][:] == ["yes/no", "number", "other"] and rows["question_type"][1] == "how many"
-    assert rows["provenance"][:] == ["", "", "hall"]
-    assert rows["answers"][0] == ["yes", "yes", "no"] * 4 and rows["answers"][2] == ["blue"] * 10
-    assert rows[0]["image"].size == (48, 40) and rows[0]["image_id"] == rows[1]["image_id"] != rows[2]["image_id"]
-    rows = load_split("own", "dev.csv", own)
-    assert rows["question"][:] == ["is it red?", "which colour?"] and rows["answers"][0][:3] == ["yes", "yes", "no"]
-    assert all(question_score(answers[0], answers) == 1 for answers in rows["answers"])
-
-
-@pytest.mark.parametrize(
-    "name,text,words",
-    [
-        ("x.jsonl", '{"image": "a.png"}', "row 1: 'question'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": []}', "row 1: 'answers'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [1]}', "row 1: 'answers'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image"', "row 2: not valid JSON"),
-        ("x.jsonl", "[1]", "row 1: not a JSON object"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": "x"}', "whole number"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1}\n' * 2, "more than once"),
-        ("x.jsonl", '{"image": "c.png", "question": "q", "answer": "a"}', "1 images are missing"),
-        ("x.jsonl", "", "no question"),
-        ("x.csv", "image,answer\na.png,yes\n", "row 1: 'question'"),
-        ("x.txt", "", "files there: dev.csv, train.jsonl"),
-    ],
-)
-def test_bad_own_data_is_named(own, name, text, words):
-    (own / name).write_text(text)
-    with pytest.raises(DataError) as error:
-        load_split("own", name, own)
-    assert words in str(error.value) and str(own) in str(error.value)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=60), st.integers(0, 300), st.sampled_from(["train.jsonl", "dev.csv"]))
-def test_rubbish_in_own_data_is_read_or_named(own, junk, position, name):
-    data = bytearray((own / name).read_bytes())
-    data[position : position + len(junk)] = junk
-    (own / f"broken.{name}").write_bytes(data)
-    try:
-        assert own_data.load(own, f"broken.{name}").features == FEATURES
-    except DataError as error:
-        assert str(own) in str(error)
 
 
 def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):

@@ -50,6 +50,9 @@ def test_evaluation_keeps_the_order_of_the_data_set():
         {"remove_unused_columns": True},
         {"train_sampling_strategy": "sequential"},
         {"train_sampling_strategy": "group_by_length", "questions_per_image": 2},
+        {"num_teachers": -1},
+        {"teacher_weight": 0},
+        {"teacher_weight": 1.5},
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes):
