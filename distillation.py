@@ -1,7 +1,10 @@
 """What several trained models make of the training questions together, for another one to learn from."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .command_line import whole_file
@@ -23,14 +26,23 @@ def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False)
         bf16 (`bool`): compute in bfloat16.
 
     Returns:
-        `(questions, answers)` float16 array, memory-mapped. With several processes the first one computes it.
+        `(questions, answers)` float16 array, memory-mapped. Several processes take turns with the batches, and the
+        first one writes what all found: after every round, so that none waits long.
 
     Raises:
         ValueError: the file that is there is of other questions or answers.
     """
     process = this_process()
-    if process.is_main_process and not file.exists():
-        _write(folders, rows, collator, file, batch_size, bf16, process.device)
+    if not file.exists():
+        with whole_file(file) if process.is_main_process else nullcontext() as temporary:
+            if process.is_main_process:
+                shape = (len(rows), collator.num_labels)
+                written = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            for questions, probabilities in _rounds(folders, rows, collator, batch_size, bf16, process):
+                if process.is_main_process:
+                    written[questions] = probabilities
+            if process.is_main_process:
+                written.flush()
     process.wait_for_everyone()
     probabilities = np.load(file, mmap_mode="r")
     if probabilities.shape != (len(rows), collator.num_labels):
@@ -41,19 +53,21 @@ def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False)
 
 
 @torch.inference_mode()
-def _write(folders, rows, collator, file, batch_size, bf16, device):
+def _rounds(folders, rows, collator, batch_size, bf16, process):
+    """Question numbers and their `(batch, answers)` probabilities, of every process's batch in turn."""
+    device = process.device
     models = [VqaFusionForVisualQuestionAnswering.from_pretrained(folder).eval().to(device) for folder in folders]
     longest_last = np.argsort(rows["length"][:], kind="stable")  # which saves padding
-    with whole_file(file) as temporary:
-        shape = (len(rows), models[0].config.num_labels)
-        written = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-        for at in tqdm(range(0, len(rows), batch_size), desc="Asking the teachers", unit="batch"):
-            batch = longest_last[at : at + batch_size]
-            inputs = collator([rows[int(question)] for question in batch])
+    starts = range(0, len(rows), batch_size * process.num_processes)
+    for start in tqdm(starts, desc="Asking the teachers", unit="batch", disable=not process.is_main_process):
+        at = start + batch_size * process.process_index
+        questions, found = longest_last[at : at + batch_size], []
+        if len(questions):
+            inputs = collator([rows[int(question)] for question in questions])
             del inputs["labels"]
             inputs = {name: value.to(device) for name, value in inputs.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = [model(**inputs).logits.float() for model in models]
             probabilities = [model.probabilities(scores) for model, scores in zip(models, logits)]
-            written[batch] = torch.stack(probabilities).mean(dim=0).cpu().numpy()
-        written.flush()
+            found = [(questions, torch.stack(probabilities).mean(dim=0).half().cpu().numpy())]
+        yield from gather_object(found)

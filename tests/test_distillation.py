@@ -1,9 +1,11 @@
 """What a model learns from: the mean of its teachers' probabilities, beside the answers."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, QUESTIONS, draw, tiny_config
+from conftest import ANSWERS, QUESTIONS, ROOT, TWO_PROCESSES, draw, tiny_config
 from datasets import Dataset
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, train
@@ -48,6 +50,35 @@ def test_probabilities_are_the_mean_and_stand_in_the_rows_order(teachers, rows, 
     assert not teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", 2).any()  # not asked again
     with pytest.raises(ValueError, match="all.npy was made for other"):
         teacher_probabilities(folders, rows.select([0]), collator, tmp_path / "all.npy", 2)
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from datasets import load_from_disk
+from vqafusion.data_prep.encode import VqaCollator
+from vqafusion.distillation import teacher_probabilities
+from vqafusion.processing_vqafusion import VqaFusionProcessor
+
+folder = Path(sys.argv[1])
+collator = VqaCollator(VqaFusionProcessor.from_pretrained(folder), int(sys.argv[2]))
+rows = load_from_disk(folder / "rows")
+found = teacher_probabilities([folder / "0", folder / "1"], rows, collator, folder / "two.npy", 1)
+assert len(found) == len(rows)
+"""
+
+
+def test_two_processes_take_turns(teachers, rows, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    rows.save_to_disk(tmp_path / "rows")
+    (tmp_path / "asking.py").write_text(ASKING)
+    command = [*TWO_PROCESSES, tmp_path / "asking.py", tmp_path, str(len(ANSWERS))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(rows) % 2  # in the last round one has no question
+    alone = teacher_probabilities(teachers[1], rows, VqaCollator(processor, len(ANSWERS)), tmp_path / "one.npy", 1)
+    np.testing.assert_array_equal(np.load(tmp_path / "two.npy"), alone)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
