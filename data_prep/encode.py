@@ -83,7 +83,6 @@ class VqaCollator:
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
         blind (`bool`): leave the images out.
         answer_shifts (`(shifts, answers)`, *optional*): of [`answer_shifts`]; the rows' `answer_shift` says which.
-        teacher_probabilities (`(questions, answers)`, *optional*): of all rows, which know their `position`.
     """
 
     processor: Any
@@ -93,15 +92,14 @@ class VqaCollator:
     max_shift: int = 0
     blind: bool = False
     answer_shifts: Any = None
-    teacher_probabilities: Any = None
 
     def __call__(self, rows):
         """
         Returns:
             `input_ids`, `attention_mask` `(batch, question)`; `pixel_values` `(images, 3, height, width)` or
             `image_states` `(images, patches, vision width)`;
-            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets; likewise, if the collator has
-            them, `answer_shifts` and `teacher_probabilities`.
+            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets; likewise `answer_shifts`, if the
+            collator has them.
 
         Raises:
             DataError: an image that cannot be read, named.
@@ -119,19 +117,16 @@ class VqaCollator:
             images = {"pixel_values": self._pixels([image for _, image in position.values()])}
         else:
             images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}
-        by_question = {}
+        shifts = {}
         if self.answer_shifts is not None:
-            by_question["answer_shifts"] = self.answer_shifts[[row["answer_shift"] for row in rows]]
-        if self.teacher_probabilities is not None:
-            taught = self.teacher_probabilities[[row["position"] for row in rows]]
-            by_question["teacher_probabilities"] = torch.from_numpy(taught).float()
+            shifts["answer_shifts"] = self.answer_shifts[[row["answer_shift"] for row in rows]]
         return {
             "input_ids": padded["input_ids"],
             "attention_mask": padded["attention_mask"],
             **images,
             "image_index": torch.tensor([position[row["image_id"]][0] for row in rows]),
             "labels": labels,
-            **by_question,
+            **shifts,
         }
 
     def _pixels(self, sources):

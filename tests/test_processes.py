@@ -133,3 +133,11 @@ def test_fsdp_trains_and_one_process_loads_what_it_saved(trained):
     expected = load_file(one / "model.safetensors")
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_two_processes_learn_from_a_teacher(trained):
+    model = trained(2, "--num_teachers", 1, "--max_steps", 20)
+    assert (model / "teachers" / "0" / "model.safetensors").exists()
+    losses = [entry["loss"] for entry in json.loads((model / "trainer_state.json").read_text())["log_history"]
+              if "loss" in entry]  # fmt: skip
+    assert len(losses) == 20 and losses[-1] < losses[0]
