@@ -1,41 +1,73 @@
-"""Trained models that another one learns from: they answer its questions, and some that nobody asked."""
+"""What several trained models make of the training questions together, for another one to learn from."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import torch
+from accelerate.utils import gather_object
+from tqdm import tqdm
 
+from .command_line import whole_file
+from .data_prep.image_features import this_process
 from .modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 
 
-class Teachers:
+def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False):
     """
-    The mean of several models' probabilities (an ensemble, distilled as by Hinton et al., 2015, with temperature 1).
+    The mean of the models' probabilities (an ensemble, distilled as by Hinton et al., 2015, with temperature 1). A
+    file that is there already is taken as it is.
 
     Args:
-        folders: of the models; they share one vocabulary.
-        device: where they compute.
-    """
-
-    def __init__(self, folders, device):
-        load = VqaFusionForVisualQuestionAnswering.from_pretrained
-        self.models = [load(folder).eval().to(device) for folder in folders]
-
-    @torch.no_grad()
-    def __call__(self, inputs):
-        """`(questions, answers)` probabilities, of what a model takes."""
-        return sum(model.probabilities(model(**inputs).logits.float()) for model in self.models) / len(self.models)
-
-
-def with_unasked(inputs):
-    """
-    Every question once more, about the image of another question of its batch. Nobody answered these, but teachers
-    can, and of them there are more than a model could learn by heart (Beyer et al., CVPR 2022, who mix images).
-
-    Args:
-        inputs (`dict`): what the collator makes, without labels.
+        folders: of the models; they share one vocabulary, that of `rows`.
+        rows (`datasets.Dataset`): encoded rows.
+        collator: what makes batches of them, without augmentation.
+        file: where the probabilities go, a NumPy array.
+        batch_size (`int`): questions per forward pass.
+        bf16 (`bool`): compute in bfloat16.
 
     Returns:
-        `dict` of twice as many questions, about the same images; first those of `inputs`.
+        `(questions, answers)` float16 array, memory-mapped. Several processes take turns with the batches, and the
+        first one writes what all found: after every round, so that none waits long.
+
+    Raises:
+        ValueError: the file that is there is of other questions or answers.
     """
-    index = inputs["image_index"]
-    others = index[torch.randperm(len(index)).to(index.device)]
-    twice = {name: inputs[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
-    return {**inputs, **twice, "image_index": torch.cat([index, others])}
+    process = this_process()
+    if not file.exists():
+        with whole_file(file) if process.is_main_process else nullcontext() as temporary:
+            if process.is_main_process:
+                shape = (len(rows), collator.num_labels)
+                written = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            for questions, probabilities in _rounds(folders, rows, collator, batch_size, bf16, process):
+                if process.is_main_process:
+                    written[questions] = probabilities
+            if process.is_main_process:
+                written.flush()
+    process.wait_for_everyone()
+    probabilities = np.load(file, mmap_mode="r")
+    if probabilities.shape != (len(rows), collator.num_labels):
+        raise ValueError(
+            f"{file} was made for other training questions or answers: remove it to ask the teachers again"
+        )
+    return probabilities
+
+
+@torch.inference_mode()
+def _rounds(folders, rows, collator, batch_size, bf16, process):
+    """Question numbers and their `(batch, answers)` probabilities, of every process's batch in turn."""
+    device = process.device
+    models = [VqaFusionForVisualQuestionAnswering.from_pretrained(folder).eval().to(device) for folder in folders]
+    longest_last = np.argsort(rows["length"][:], kind="stable")  # which saves padding
+    starts = range(0, len(rows), batch_size * process.num_processes)
+    for start in tqdm(starts, desc="Asking the teachers", unit="batch", disable=not process.is_main_process):
+        at = start + batch_size * process.process_index
+        questions, found = longest_last[at : at + batch_size], []
+        if len(questions):
+            inputs = collator([rows[int(question)] for question in questions])
+            del inputs["labels"]
+            inputs = {name: value.to(device) for name, value in inputs.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = [model(**inputs).logits.float() for model in models]
+            probabilities = [model.probabilities(scores) for model, scores in zip(models, logits)]
+            found = [(questions, torch.stack(probabilities).mean(dim=0).half().cpu().numpy())]
+        yield from gather_object(found)

@@ -31,7 +31,7 @@ from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode,
 from vqafusion.data_prep.image_features import cache_image_states, this_process
 from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
-from vqafusion.distillation import Teachers
+from vqafusion.distillation import teacher_probabilities
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
@@ -295,6 +295,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     if not (folder / "trainer_state.json").exists():  # what training writes last
         own = copy(args)
         own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
+        own.num_train_epochs = args.teacher_epochs or args.num_train_epochs
         with only_run_in(folder, args.process_index == 0):
             train(data, model_arguments, own, folder, get_last_checkpoint(folder))
         this_process().wait_for_everyone()  # the first one has written the model, which all will load
@@ -333,7 +334,15 @@ def train(data, model_arguments, args, output_dir, resume, teachers=()):
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
-    train_collator = replace(train_collator, answer_shifts=shifts)
+    taught = None
+    if teachers:
+        unchanged = train_collator if data.image_states_dir else eval_collator  # no augmentation
+        taught = teacher_probabilities(
+            teachers, train_set, unchanged, output_dir / TEACHERS / "probabilities.npy",
+            args.per_device_eval_batch_size, args.bf16,
+        )  # fmt: skip
+        train_set = train_set.add_column("position", list(range(len(train_set))))
+    train_collator = replace(train_collator, answer_shifts=shifts, teacher_probabilities=taught)
 
     def accuracy(prediction):
         answers = [[model.config.id2label[int(i)] for i in ranked] for ranked in prediction.predictions]
@@ -350,7 +359,6 @@ def train(data, model_arguments, args, output_dir, resume, teachers=()):
     trainer = VqaTrainer(
         model=model,
         args=args,
-        teachers=Teachers(teachers, args.device) if teachers else None,
         train_dataset=train_set,
         eval_dataset=eval_set,
         data_collator=eval_collator,

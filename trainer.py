@@ -12,7 +12,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from .command_line import peak_memory
 from .data_prep.sampling import QuestionSampler
-from .distillation import with_unasked
 from .guards import FiniteOnly, StopAtSignal, WholeCheckpoints
 from .metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
@@ -41,9 +40,9 @@ class VqaTrainingArguments(TrainingArguments):
         },
     )
     num_teachers: int = field(
-        default=0,
-        metadata={"help": "train so many models with other seeds before, and learn from what they answer together"},
+        default=0, metadata={"help": "train so many models with other seeds before, and learn from them together too"}
     )
+    teacher_epochs: float | None = field(default=None, metadata={"help": "how long each teacher is trained, if other"})
     teacher_weight: float = field(default=0.6, metadata={"help": "weight of the teachers against the answers"})
     bf16_where_fast: bool = field(
         default=False,
@@ -107,8 +106,7 @@ class _TellEpoch(TrainerCallback):
 class VqaTrainer(WholeCheckpoints, Trainer):
     """`Trainer` with a learning rate per encoder, grouped batches, the official accuracy, and what guards a run."""
 
-    def __init__(self, model, args, teachers=None, **kwargs):
-        self.teachers = teachers  # [`Teachers`] or None
+    def __init__(self, model, args, **kwargs):
         # What FSDP cuts into pieces; the encoders name layers of their whole families, which are not all here.
         known = {type(module).__name__ for module in model.modules()} - {type(model).__name__}
         model._no_split_modules = sorted(known & set(model._no_split_modules or ()))
@@ -140,25 +138,18 @@ class VqaTrainer(WholeCheckpoints, Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         """
-        As in `Trainer`; where a batch has `answer_shifts`, they are added to the logits before the loss. In training,
-        what the teachers make of its questions are targets as well, and the only ones of questions that nobody asked.
+        As in `Trainer`; where a batch has `answer_shifts`, they are added to the logits before the loss, and where it
+        has `teacher_probabilities`, these are targets as well, of the logits as they are.
         """
-        shifts, teachers = inputs.pop("answer_shifts", None), self.teachers if model.training else None
-        if shifts is None and teachers is None:
+        shifts, taught = inputs.pop("answer_shifts", None), inputs.pop("teacher_probabilities", None)
+        if shifts is None and taught is None:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         labels = inputs.pop("labels")
-        plain = self.accelerator.unwrap_model(model)
-        if teachers and not plain.config.blind:
-            inputs = with_unasked(inputs)
         output = model(**inputs)
-        logits, unasked = output.logits.tensor_split([len(labels)])
-        loss = plain.answer_loss(logits if shifts is None else logits + shifts, labels)
-        if teachers:
-            with self.accelerator.autocast():  # which only wraps the trained model's own forward
-                taught, taught_unasked = teachers(inputs).tensor_split([len(labels)])
-            loss = torch.lerp(loss, plain.answer_loss(logits, taught), self.args.teacher_weight)
-            if len(unasked):
-                loss = loss + plain.answer_loss(unasked, taught_unasked)
+        answer_loss = self.accelerator.unwrap_model(model).answer_loss
+        loss = answer_loss(output.logits if shifts is None else output.logits + shifts, labels)
+        if taught is not None:
+            loss = torch.lerp(loss, answer_loss(output.logits, taught), self.args.teacher_weight)
         return (loss, output) if return_outputs else loss
 
     def log(self, logs, *args, **kwargs):

@@ -83,6 +83,7 @@ class VqaCollator:
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
         blind (`bool`): leave the images out.
         answer_shifts (`(shifts, answers)`, *optional*): of [`answer_shifts`]; the rows' `answer_shift` says which.
+        teacher_probabilities (`(questions, answers)`, *optional*): of all rows, which know their `position`.
     """
 
     processor: Any
@@ -92,14 +93,15 @@ class VqaCollator:
     max_shift: int = 0
     blind: bool = False
     answer_shifts: Any = None
+    teacher_probabilities: Any = None
 
     def __call__(self, rows):
         """
         Returns:
             `input_ids`, `attention_mask` `(batch, question)`; `pixel_values` `(images, 3, height, width)` or
             `image_states` `(images, patches, vision width)`;
-            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets; likewise `answer_shifts`, if the
-            collator has them.
+            `image_index` `(batch,)`; `labels` `(batch, answers)` soft targets; likewise, if the collator has
+            them, `answer_shifts` and `teacher_probabilities`.
 
         Raises:
             DataError: an image that cannot be read, named.
@@ -117,16 +119,19 @@ class VqaCollator:
             images = {"pixel_values": self._pixels([image for _, image in position.values()])}
         else:
             images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}
-        shifts = {}
+        by_question = {}
         if self.answer_shifts is not None:
-            shifts["answer_shifts"] = self.answer_shifts[[row["answer_shift"] for row in rows]]
+            by_question["answer_shifts"] = self.answer_shifts[[row["answer_shift"] for row in rows]]
+        if self.teacher_probabilities is not None:
+            taught = self.teacher_probabilities[[row["position"] for row in rows]]
+            by_question["teacher_probabilities"] = torch.from_numpy(taught).float()
         return {
             "input_ids": padded["input_ids"],
             "attention_mask": padded["attention_mask"],
             **images,
             "image_index": torch.tensor([position[row["image_id"]][0] for row in rows]),
             "labels": labels,
-            **shifts,
+            **by_question,
         }
 
     def _pixels(self, sources):

@@ -179,10 +179,13 @@ def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path)
     own = ("--dataset", "own", "--data_dir", tmp_path)
     result = run("train.py", trained / "recipe.yaml", *own, "--train_split", "train.jsonl", "--eval_split", "dev.csv",
                  "--output_dir", tmp_path / "model", "--max_steps", -1, "--num_train_epochs", 2,
-                 "--reference_provenance", "b", "--num_teachers", 2)  # fmt: skip
+                 "--reference_provenance", "b", "--num_teachers", 2, "--teacher_epochs", 1)  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     teachers = [load_file(tmp_path / "model" / "teachers" / n / "model.safetensors") for n in "01"]
     assert any(not teachers[0][name].equal(teachers[1][name]) for name in teachers[0])
+    states = [json.loads((folder / "trainer_state.json").read_text()) for folder in
+              (tmp_path / "model" / "teachers" / "1", tmp_path / "model")]  # fmt: skip
+    assert [state["epoch"] for state in states] == [1, 2]
     scores = evaluate(tmp_path / "out", "--model", tmp_path / "model", *own, "--split", "dev.csv")
     assert scores["overall"] == 100 and scores["per_answer_type"] == {"other": 100}
 

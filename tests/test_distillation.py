@@ -1,88 +1,99 @@
-"""What a model learns from its teachers: their mean probabilities, also of questions that nobody asked."""
+"""What a model learns from: the mean of its teachers' probabilities, beside the answers."""
 
+import subprocess
+
+import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, QUESTIONS, tiny_config
+from conftest import ANSWERS, QUESTIONS, ROOT, TWO_PROCESSES, draw, tiny_config
+from datasets import Dataset
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, train
-from vqafusion.distillation import Teachers, with_unasked
+from vqafusion.data_prep.encode import VqaCollator
+from vqafusion.distillation import teacher_probabilities
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
-
-WEIGHT = 0.25
-
-
-def new_model(seed, **config):
-    torch.manual_seed(seed)
-    return VqaFusionForVisualQuestionAnswering(tiny_config(initializer_range=0.5, **config)).eval()
 
 
 @pytest.fixture
 def teachers(tmp_path):
-    for number in range(2):
-        new_model(number).save_pretrained(tmp_path / str(number))
-    return Teachers([tmp_path / "0", tmp_path / "1"], "cpu")
+    torch.manual_seed(0)
+    models = [VqaFusionForVisualQuestionAnswering(tiny_config(initializer_range=0.5)).eval() for _ in range(2)]
+    for number, model in enumerate(models):
+        model.save_pretrained(tmp_path / str(number))
+    return models, [tmp_path / str(number) for number in range(2)]
 
 
 @pytest.fixture
-def inputs(processor):
-    questions = processor.tokenizer(QUESTIONS, padding=True, return_tensors="pt")
-    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return {**questions, "pixel_values": pixels, "image_index": torch.tensor([0, 1, 0])}
+def rows(processor):
+    input_ids = processor.tokenizer(QUESTIONS)["input_ids"]
+    columns = {
+        "input_ids": input_ids, "length": [len(ids) for ids in input_ids], "image_id": list(map(str, input_ids)),
+        "label_ids": [[0]] * len(input_ids), "label_scores": [[1.0]] * len(input_ids),
+        "image": [draw(("red", "blue", "green")[n % 3]) for n in range(len(input_ids))],
+    }  # fmt: skip
+    return Dataset.from_dict(columns)
 
 
-def test_teachers_say_the_mean_of_their_probabilities(teachers, inputs):
+def test_probabilities_are_the_mean_and_stand_in_the_rows_order(teachers, rows, processor, tmp_path):
+    models, folders = teachers
+    collator = VqaCollator(processor, len(ANSWERS))
+    found = teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", batch_size=2)
+    assert found.shape == (len(rows), len(ANSWERS)) and found.dtype == np.float16
+    for row, probabilities in zip(rows, found):
+        batch = collator([row])
+        del batch["labels"]
+        with torch.no_grad():
+            expected = sum(model.probabilities(model(**batch).logits[0]) for model in models) / 2
+        np.testing.assert_allclose(probabilities, expected, atol=2e-3)
+    assert np.ptp(found, axis=0).max() > 0.05  # else their order would not show
+    np.save(tmp_path / "all.npy", np.zeros_like(found))
+    assert not teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", 2).any()  # not asked again
+    with pytest.raises(ValueError, match="all.npy was made for other"):
+        teacher_probabilities(folders, rows.select([0]), collator, tmp_path / "all.npy", 2)
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from datasets import load_from_disk
+from vqafusion.data_prep.encode import VqaCollator
+from vqafusion.distillation import teacher_probabilities
+from vqafusion.processing_vqafusion import VqaFusionProcessor
+
+folder = Path(sys.argv[1])
+collator = VqaCollator(VqaFusionProcessor.from_pretrained(folder), int(sys.argv[2]))
+rows = load_from_disk(folder / "rows")
+found = teacher_probabilities([folder / "0", folder / "1"], rows, collator, folder / "two.npy", 1)
+assert len(found) == len(rows)
+"""
+
+
+def test_two_processes_take_turns(teachers, rows, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    rows.save_to_disk(tmp_path / "rows")
+    (tmp_path / "asking.py").write_text(ASKING)
+    command = [*TWO_PROCESSES, tmp_path / "asking.py", tmp_path, str(len(ANSWERS))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(rows) % 2  # in the last round one has no question
+    alone = teacher_probabilities(teachers[1], rows, VqaCollator(processor, len(ANSWERS)), tmp_path / "one.npy", 1)
+    np.testing.assert_array_equal(np.load(tmp_path / "two.npy"), alone)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, processor, tmp_path, weight):
+    model = teachers[0][0]
+    taught = np.random.default_rng(0).random((len(rows), len(ANSWERS))).astype(np.float16)
+    rows = rows.add_column("position", list(range(len(rows)))[::-1])
+    batch = VqaCollator(processor, len(ANSWERS), teacher_probabilities=taught)(list(rows))
+    torch.testing.assert_close(batch["teacher_probabilities"], torch.from_numpy(taught[::-1].copy()).float())
+    args = VqaTrainingArguments(output_dir=str(tmp_path), teacher_weight=weight, report_to=[])
     with torch.no_grad():
-        expected = sum(new_model(number)(**inputs).logits.sigmoid() for number in range(2)) / 2
-    found = teachers(inputs)
-    torch.testing.assert_close(found, expected)
-    assert not found.requires_grad and found.shape == (len(QUESTIONS), len(ANSWERS))
-
-
-def test_questions_are_asked_about_the_batchs_other_images(inputs):
-    seen = set()
-    for _ in range(30):
-        twice = with_unasked(inputs)
-        for name in ("input_ids", "attention_mask"):
-            assert twice[name].chunk(2)[0].equal(inputs[name]) and twice[name].chunk(2)[1].equal(inputs[name])
-        asked, unasked = twice["image_index"].chunk(2)
-        assert asked.equal(inputs["image_index"]) and sorted(unasked.tolist()) == [0, 0, 1]
-        assert twice["pixel_values"] is inputs["pixel_values"]
-        seen.add(tuple(unasked.tolist()))
-    assert len(seen) == 3
-
-
-def loss_of(model, teachers, inputs, shifts, tmp_path):
-    """The trainer's, and the labels."""
-    labels = torch.rand(len(QUESTIONS), len(ANSWERS), generator=torch.Generator().manual_seed(0))
-    args = VqaTrainingArguments(output_dir=str(tmp_path), teacher_weight=WEIGHT, report_to=[], use_cpu=True)
-    trainer = VqaTrainer(model, args, teachers=teachers, eval_dataset=[0])
-    torch.manual_seed(0)
-    with torch.no_grad():
-        return trainer.compute_loss(model, {**inputs, "labels": labels, "answer_shifts": shifts}), labels
-
-
-@pytest.mark.parametrize("blind", [False, True])
-def test_the_loss_has_answers_teachers_and_the_unasked(teachers, inputs, tmp_path, blind):
-    model, shifts = new_model(2, blind=blind), torch.randn(len(QUESTIONS), len(ANSWERS))
-    model.training = True  # itself only, so without dropout
-    loss, labels = loss_of(model, teachers, inputs, shifts, tmp_path)
-    torch.manual_seed(0)
-    others = with_unasked(inputs)["image_index"].chunk(2)[1]
-    with torch.no_grad():
-        logits = model(**inputs).logits
-        expected = (1 - WEIGHT) * model.answer_loss(logits + shifts, labels)
-        expected += WEIGHT * model.answer_loss(logits, teachers(inputs))
-        if not blind:  # to whom these would be the same questions again
-            swapped = {**inputs, "image_index": others}
-            expected += model.answer_loss(model(**swapped).logits, teachers(swapped))
-    torch.testing.assert_close(loss, expected)
-
-
-def test_evaluation_does_not_ask_the_teachers(teachers, inputs, tmp_path):
-    model, shifts = new_model(2), torch.zeros(len(QUESTIONS), len(ANSWERS))
-    loss, labels = loss_of(model, teachers, inputs, shifts, tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(loss, model.answer_loss(model(**inputs).logits, labels))
+        loss, output = VqaTrainer(model, args, eval_dataset=[0]).compute_loss(model, dict(batch), return_outputs=True)
+        answers = model.answer_loss(output.logits, batch["labels"])
+        teaching = model.answer_loss(output.logits, batch["teacher_probabilities"])
+    torch.testing.assert_close(loss, (1 - weight) * answers + weight * teaching)
 
 
 def test_a_run_with_teachers_goes_on_or_is_refused(tmp_path):
