@@ -59,7 +59,7 @@ def _rounds(folders, rows, collator, batch_size, bf16, process):
     models = [VqaFusionForVisualQuestionAnswering.from_pretrained(folder).eval().to(device) for folder in folders]
     longest_last = np.argsort(rows["length"][:], kind="stable")  # which saves padding
     starts = range(0, len(rows), batch_size * process.num_processes)
-    for start in tqdm(starts, desc="Asking the teachers", unit="batch", disable=not process.is_main_process):
+    for start in tqdm(starts, desc="Asking the teachers", unit="round", disable=not process.is_main_process):
         at = start + batch_size * process.process_index
         questions, found = longest_last[at : at + batch_size], []
         if len(questions):

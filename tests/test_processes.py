@@ -138,6 +138,5 @@ def test_fsdp_trains_and_one_process_loads_what_it_saved(trained):
 def test_two_processes_learn_from_a_teacher(trained):
     model = trained(2, "--num_teachers", 1, "--max_steps", 20)
     assert (model / "teachers" / "0" / "model.safetensors").exists()
-    losses = [entry["loss"] for entry in json.loads((model / "trainer_state.json").read_text())["log_history"]
-              if "loss" in entry]  # fmt: skip
+    losses = logged(model, "loss")
     assert len(losses) == 20 and losses[-1] < losses[0]
