@@ -1,7 +1,5 @@
 """What several trained models make of the training questions together, for another one to learn from."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from accelerate.utils import gather_object
@@ -34,15 +32,16 @@ def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False)
     """
     process = this_process()
     if not file.exists():
-        with whole_file(file) if process.is_main_process else nullcontext() as temporary:
-            if process.is_main_process:
-                shape = (len(rows), collator.num_labels)
-                written = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            for questions, probabilities in _rounds(folders, rows, collator, batch_size, bf16, process):
-                if process.is_main_process:
+        rounds = _rounds(folders, rows, collator, batch_size, bf16, process)
+        if process.is_main_process:
+            with whole_file(file) as temporary:
+                written = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(rows), collator.num_labels))
+                for questions, probabilities in rounds:
                     written[questions] = probabilities
-            if process.is_main_process:
                 written.flush()
+        else:
+            for _ in rounds:  # which brings its batches to the first one
+                pass
     process.wait_for_everyone()
     probabilities = np.load(file, mmap_mode="r")
     if probabilities.shape != (len(rows), collator.num_labels):
