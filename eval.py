@@ -21,6 +21,7 @@ from vqafusion.analysis.words import Words
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
 from vqafusion.data_prep import check_answered, load_split
 from vqafusion.data_prep.answers import ceiling, prior_answers
+from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
 EXPLAINED = ("categories", "heat_map", "blind")  # what failures.jsonl has beyond the records of all questions
@@ -117,11 +118,12 @@ def answer(args, rows):
         train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
         check_answered(train_rows, args.train_split)
         return [[{"answer": each} for each in ranked] for ranked in prior_answers(train_rows, rows, TOP_K)], None
-    run = ModelRun(args.model, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
-    if args.heat_map_questions and not hasattr(run.model, "attention_map"):
+    loaded = load_model(args.model)
+    if args.heat_map_questions and not hasattr(loaded[1], "attention_map"):
         raise ValueError(
             "--heat_map_questions needs gradients and attention weights: give the model that this one was exported from"
         )
+    run = ModelRun(args.model, loaded, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
     if args.fit_temperature:
         run.extra["temperature"] = run.fit_temperature()
     return run.ranked(), run

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ..command_line import write_json
 from ..data_prep.encode import VqaCollator, encode
 from ..data_prep.image_features import cache_image_states, this_process
-from ..loading import load_model
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, question_score
 from ..processing_vqafusion import max_question_length
 from .calibration import expected_calibration_error, fit_temperature, in_first_half
@@ -26,15 +25,16 @@ class ModelRun:
     """
     Args:
         name (`str`): folder or name on the Hub.
+        loaded (`tuple`): what [`load_model`] returned for it.
         rows (`datasets.Dataset`): columns of `FEATURES`.
         batch_size (`int`): questions per forward pass.
         image_states_dir (`str`, *optional*): where states of the vision encoder are stored and looked for.
         num_proc (`int`): processes that encode questions.
     """
 
-    def __init__(self, name, rows, batch_size=64, image_states_dir=None, num_proc=None):
+    def __init__(self, name, loaded, rows, batch_size=64, image_states_dir=None, num_proc=None):
         self.folder, self.rows, self.batch_size = Path(name), rows, batch_size
-        self.processor, self.model = load_model(name)
+        self.processor, self.model = loaded
         self.process = this_process()
         self.model.to(self.process.device)
         length = max_question_length(self.model.config, self.processor.tokenizer)

@@ -98,8 +98,11 @@ def test_infer_and_eval_take_the_folder(folders, tmp_path, capsys):
     assert len(list((tmp_path / "states").iterdir())) == 2  # neither takes the other's stored states
 
     with pytest.raises(SystemExit, match="2"):
-        evaluation.main([*map(str, command), "--heat_map_questions", "2", "--output_dir", str(tmp_path / "maps")])
+        states, maps = str(tmp_path / "unused"), str(tmp_path / "maps")
+        asked = (*map(str, command), "--heat_map_questions", "2", "--image_states_dir", states, "--output_dir", maps)
+        evaluation.main(asked)
     assert "was exported from" in capsys.readouterr().err
+    assert not (tmp_path / "unused").exists()  # refused before anything is encoded
 
 
 def test_bad_usage_is_one_line_and_leaves_nothing(folders, processor, tmp_path, capsys):
