@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Image
 from tqdm import tqdm
 
@@ -83,7 +83,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
         model: a [`VqaFusionModel`]; its vision encoder must be frozen.
         image_processor: what turns its images into pixels.
         cache_dir: the states go into a folder below it, named by a digest of the encoder's weights, the
-            preprocessing, and the images' names, sizes and times: a change of any makes another folder.
+            preprocessing, and the images' names and contents: a change of any makes another folder.
         batch_size (`int`): images per forward pass; small ones are faster for convolutions on CPU.
         num_threads (`int`, *optional*): batches in the making at a time; as many as torch has threads by default.
 
@@ -102,8 +102,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
     for index, image_id in enumerate(rows["image_id"]):
         first_row.setdefault(image_id, index)
     images = list(first_row)
-    folder = Path(cache_dir) / _digest(model, image_processor, rows, first_row)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
+    (folder,) = broadcast_object_list([folder])
     shards = _in_batches(images, SHARD_IMAGES)
     missing = [number for number in range(len(shards)) if not (folder / _shard_name(number)).exists()]
     process.wait_for_everyone()  # all have looked before the first one writes
@@ -153,24 +153,43 @@ def _shard_name(shard):
     return f"shard-{shard:05d}.npy"
 
 
-def _digest(model, image_processor, rows, first_row):
+def _folder(model, image_processor, rows, first_row, cache_dir):
+    """
+    The folder for these states, named by what is in the images, wherever they lie. To read all of COCO takes minutes,
+    so an empty file in the folder, named by paths, sizes and times, says that it has been done for these files.
+    """
     settings = [image_processor.to_dict(), model.config.vision_config.to_dict()]
     settings = [{k: v for k, v in part.items() if k not in _NOT_COMPUTED} for part in settings]
     text = json.dumps([_LAYOUT_VERSION, SHARD_IMAGES, *settings], sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode())
+    encoder = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    for image_id, index in first_row.items():
-        source = rows[index]["image"]
-        stamp = hashlib.sha256(source["bytes"]).hexdigest() if source.get("bytes") else _stamp(source["path"])
-        digest.update(f"{image_id} {stamp}\n".encode())
-    return digest.hexdigest()[:16]
+        encoder.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        encoder.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+    def digest(of_file, **progress):
+        result = encoder.copy()
+        for image_id, index in tqdm(first_row.items(), unit="image", **progress):
+            source = rows[index]["image"]
+            try:
+                stamp = _sha256(source["bytes"]) if source.get("bytes") else of_file(Path(source["path"]))
+            except OSError as error:
+                raise DataError(f"cannot read the image {source['path']}: {error.strerror}") from None
+            result.update(f"{image_id} {stamp}\n".encode())
+        return result.hexdigest()[:16]
+
+    seen = f"seen-{digest(_stamp, disable=True)}"
+    for file in Path(cache_dir).glob(f"*/{seen}"):
+        return file.parent
+    folder = Path(cache_dir) / digest(lambda path: _sha256(path.read_bytes()), desc="Reading images")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / seen).touch()
+    return folder
 
 
 def _stamp(path):
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error.strerror}") from None
+    status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 from datasets import Dataset
@@ -81,7 +82,8 @@ def _row(entry, number, file):
     image = str((file.parent / entry["image"]).resolve())
     return {
         "image": image,
-        "image_id": image,  # one of your own might name two pictures
+        # one of your own might name two pictures, and the whole path would differ on another machine
+        "image_id": os.path.relpath(image, file.parent.resolve()),
         "question_id": question_id,
         "question": entry["question"],
         "answers": at_least_ten(answers),

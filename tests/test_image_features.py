@@ -80,6 +80,22 @@ def test_other_weights_preprocessing_or_images_are_another_cache(rows, model, pr
         processor.image_processor.image_mean = kept
 
 
+def test_a_data_folder_that_was_moved_is_known_again(rows, model, processor, tmp_path, capsys):
+    cache(rows, model, processor, tmp_path / "cache")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    for image in (tmp_path / "moved" / SPLIT).iterdir():
+        os.utime(image, (1, 1))
+    encoded = []
+    model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(call))
+    moved = load_split("vqa_v2", SPLIT, tmp_path / "moved")
+    cache(moved, model, processor, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert not encoded and len(list(folder.glob("seen-*"))) == 2
+    assert "Reading images" in capsys.readouterr().err
+    cache(moved, model, processor, tmp_path / "cache")
+    assert "Reading images" not in capsys.readouterr().err  # known by names and times now
+
+
 def test_trained_encoders_and_broken_images_are_refused(rows, processor, tmp_path):
     with pytest.raises(ValueError, match="frozen|trained"):
         cache(rows, VqaFusionForVisualQuestionAnswering(tiny_config(freeze_vision=False)), processor, tmp_path)
@@ -140,4 +156,4 @@ def test_two_processes_share_the_work(processor, tmp_path):
         {file.name: file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
         for name in ("one", "two")
     )
-    assert one == two and len(one) == 5
+    assert one == two and len(one) == 6
