@@ -85,7 +85,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
         cache_dir: the states go into a folder below it, named by a digest of the encoder's weights, the
             preprocessing, and the images' names and contents: a change of any makes another folder.
         batch_size (`int`): images per forward pass; small ones are faster for convolutions on CPU.
-        num_threads (`int`, *optional*): batches in the making at a time; as many as torch has threads by default.
+        num_threads (`int`, *optional*): that decode images; as many as torch has threads by default.
 
     Returns:
         [`ImageStates`]
@@ -114,35 +114,35 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     encoder = model.to(process.device, memory_format=torch.channels_last).eval()
 
-    def encode(batch):
-        pixels = pixel_values([rows[first_row[image_id]]["image"] for image_id in batch], image_processor)
+    def decode(batch):
+        return pixel_values([rows[first_row[image_id]]["image"] for image_id in batch], image_processor)
+
+    def encode(pixels):
         with torch.inference_mode():
             states = encoder.encode_image(pixels.to(process.device, memory_format=torch.channels_last))
-        bar.update(len(batch))
+        bar.update(len(pixels))
         return states.to(torch.float16).cpu().numpy()
 
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(shards[number]) for number in mine))
-    # Every core decodes and encodes batches of its own: no core waits for another in the middle of a layer.
-    threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "encode", torch.set_num_threads, (1,))
+    # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A
+    # GPU encodes one while the cores decode the next.
+    ahead = int(process.device.type != "cpu")
+    threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "decode")
     with bar, threads:
-        waiting = []  # one shard ahead, so that no core rests while a shard's last batches end and it is written
-        for number in mine:
-            waiting.append((number, threads.map(encode, _in_batches(shards[number], batch_size))))
-            if len(waiting) > 1:
-                _write_shard(folder, *waiting.pop(0))
-        for shard in waiting:
-            _write_shard(folder, *shard)
+        decoded = {}
+        for at, number in enumerate(mine):
+            for coming in mine[at : at + 1 + ahead]:
+                if coming not in decoded:
+                    decoded[coming] = threads.map(decode, _in_batches(shards[coming], batch_size))
+            pixels = list(decoded.pop(number))
+            with whole_file(folder / _shard_name(number)) as temporary:
+                np.save(temporary, np.concatenate([encode(batch) for batch in pixels]))
     if process.is_main_process and not (folder / "images.json").exists():
         with whole_file(folder / "images.json") as temporary:
             temporary.write_text(json.dumps(images))
     process.wait_for_everyone()
     return ImageStates(folder)
-
-
-def _write_shard(folder, number, batches):
-    with whole_file(folder / _shard_name(number)) as temporary:
-        np.save(temporary, np.concatenate(list(batches)))
 
 
 def _in_batches(images, size):
