@@ -1,5 +1,7 @@
 """Raw files to an encoded `Dataset`. Every source gives the same columns: nothing later knows where a row came from."""
 
+from pathlib import Path
+
 from datasets import Features, Image, List, Value
 
 FEATURES = Features(
@@ -55,6 +57,12 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
     if dataset == "hub":
         return hub.load(data_dir, split)
     return {"vqa_v2": vqa_v2, "own": own_data}[dataset].load(data_dir, split, skip_missing_images)
+
+
+def file_stamp(path):
+    """Size in bytes and time of change in ns: a file (path) with the same is taken to hold the same."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def drop_missing_images(rows, missing, where, skip):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from ..command_line import remove_orphans, whole_file
 from ..processing_vqafusion import load_image
-from . import DataError
+from . import DataError, file_stamp
 
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2 states
 OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
@@ -130,14 +131,13 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
     ahead = int(process.device.type != "cpu")
     threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "decode")
     with bar, threads:
-        decoded = {}
-        for at, number in enumerate(mine):
-            for coming in mine[at : at + 1 + ahead]:
-                if coming not in decoded:
-                    decoded[coming] = threads.map(decode, _in_batches(shards[coming], batch_size))
-            pixels = list(decoded.pop(number))
+        started = (threads.map(decode, _in_batches(shards[number], batch_size)) for number in mine)
+        decoding = list(islice(started, ahead))  # shards that wait for their turn
+        for number in mine:
+            decoding += islice(started, 1)
+            batches = list(decoding.pop(0))
             with whole_file(folder / _shard_name(number)) as temporary:
-                np.save(temporary, np.concatenate([encode(batch) for batch in pixels]))
+                np.save(temporary, np.concatenate([encode(pixels) for pixels in batches]))
     if process.is_main_process and not (folder / "images.json").exists():
         with whole_file(folder / "images.json") as temporary:
             temporary.write_text(json.dumps(images))
@@ -177,18 +177,13 @@ def _folder(model, image_processor, rows, first_row, cache_dir):
             result.update(f"{image_id} {stamp}\n".encode())
         return result.hexdigest()[:16]
 
-    seen = f"seen-{digest(_stamp, disable=True)}"
+    seen = "seen-" + digest(lambda path: f"{path} {file_stamp(path)}", disable=True)
     for file in Path(cache_dir).glob(f"*/{seen}"):
         return file.parent
     folder = Path(cache_dir) / digest(lambda path: _sha256(path.read_bytes()), desc="Reading images")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / seen).touch()
     return folder
-
-
-def _stamp(path):
-    status = path.stat()
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _sha256(content):

@@ -8,7 +8,7 @@ import msgspec
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 
-from . import FEATURES, DataError, check_unique, drop_missing_images
+from . import FEATURES, DataError, check_unique, drop_missing_images, file_stamp
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
@@ -74,7 +74,7 @@ def load(data_dir, split, skip_missing_images=False):
         "annotations": annotations,
         "images": str(images),
         # A tuple: `from_generator` takes a list for shards and would run once for each entry.
-        "stamp": (_READER_VERSION, *(_stamp(file) for file, _ in sources)),
+        "stamp": (_READER_VERSION, *(file_stamp(file) for file, _ in sources)),
     }
     try:
         rows = Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
@@ -86,11 +86,6 @@ def load(data_dir, split, skip_missing_images=False):
     present = {file.name for file in images.iterdir()}
     missing = {key for key in rows.unique("image_id") if _file_name(images, int(key.rpartition("/")[2])) not in present}
     return drop_missing_images(rows, missing, images, skip_missing_images)
-
-
-def _stamp(file):
-    status = Path(file).stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _find(data_dir, name):

@@ -97,9 +97,9 @@ def test_infer_and_eval_take_the_folder(folders, tmp_path, capsys):
     assert metrics[0]["overall"] == metrics[1]["overall"] and metrics[0]["top_5"] == metrics[1]["top_5"]
     assert len(list((tmp_path / "states").iterdir())) == 2  # neither takes the other's stored states
 
+    states, maps = str(tmp_path / "unused"), str(tmp_path / "maps")
+    asked = (*map(str, command), "--heat_map_questions", "2", "--image_states_dir", states, "--output_dir", maps)
     with pytest.raises(SystemExit, match="2"):
-        states, maps = str(tmp_path / "unused"), str(tmp_path / "maps")
-        asked = (*map(str, command), "--heat_map_questions", "2", "--image_states_dir", states, "--output_dir", maps)
         evaluation.main(asked)
     assert "was exported from" in capsys.readouterr().err
     assert not (tmp_path / "unused").exists()  # refused before anything is encoded
