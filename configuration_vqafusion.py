@@ -29,12 +29,19 @@ class VqaFusionConfig(PreTrainedConfig):
         layer_norm_eps (`float`): epsilon of every layer norm written here.
         image_pool_size (`int`, *optional*):
             Average the encoder's patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
+        color_levels (`int`, *optional*): give each patch a histogram of its colours, of so many levels of red, green and
+            blue each, beside the encoder's states; for encoders that were trained to tell things apart whatever their
+            colour is, such as classifiers of ImageNet.
+        image_mean, image_std (`list[float]`, *optional*): what the image processor normalises red, green and blue by;
+            needed with `color_levels`.
         freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training.
         freeze_text (`bool`): the same for the text encoder.
         frozen_text_layers (`int`): the same for the text encoder's embeddings and so many of its first layers.
         blind (`bool`): never look at the image; the baseline that shows what the questions alone give away.
         answer_loss (`str`): `"bce"`, soft-target binary cross-entropy, or `"ce"`, cross-entropy against the
             targets scaled to sum to one.
+        alignment_weight (`float`): above 0, each word looks for its patches before the fusion, which is learned with a
+            loss of this weight: telling which image of the batch a question is about.
         answer_temperature (`float`): divides the logits before they become probabilities; eval.py fits it.
         initializer_range (`float`): standard deviation of the fusion's initial weights.
         num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.
@@ -58,11 +65,15 @@ class VqaFusionConfig(PreTrainedConfig):
         dropout=0.1,
         layer_norm_eps=1e-5,
         image_pool_size=None,
+        color_levels=None,
+        image_mean=None,
+        image_std=None,
         freeze_vision=True,
         freeze_text=False,
         frozen_text_layers=0,
         blind=False,
         answer_loss="bce",
+        alignment_weight=0.0,
         answer_temperature=1.0,
         initializer_range=0.02,
         **kwargs,
@@ -73,10 +84,14 @@ class VqaFusionConfig(PreTrainedConfig):
             )
         if image_pool_size is not None and image_pool_size < 1:
             raise ValueError(f"image_pool_size must be at least 1, not {image_pool_size}")
+        if color_levels is not None and (color_levels < 2 or not (image_mean and image_std)):
+            raise ValueError(f"color_levels ({color_levels}) must be at least 2, with image_mean and image_std")
         if answer_loss not in ("bce", "ce"):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {answer_loss!r}")
         if num_fusion_layers < 1:
             raise ValueError(f"num_fusion_layers must be at least 1, not {num_fusion_layers}")
+        if alignment_weight < 0:
+            raise ValueError(f"alignment_weight must be at least 0, not {alignment_weight}")
         if not answer_temperature > 0:
             raise ValueError(f"answer_temperature must be above 0, not {answer_temperature}")
         self.vision_config = _encoder_config(vision_config, CLIPVisionConfig)
@@ -88,11 +103,15 @@ class VqaFusionConfig(PreTrainedConfig):
         self.dropout = dropout
         self.layer_norm_eps = layer_norm_eps
         self.image_pool_size = image_pool_size
+        self.color_levels = color_levels
+        self.image_mean = image_mean
+        self.image_std = image_std
         self.freeze_vision = freeze_vision
         self.freeze_text = freeze_text
         self.frozen_text_layers = frozen_text_layers
         self.blind = blind
         self.answer_loss = answer_loss
+        self.alignment_weight = alignment_weight
         self.answer_temperature = answer_temperature
         self.initializer_range = initializer_range
         if kwargs.get("id2label") is None:

@@ -33,6 +33,7 @@ class VqaFusionOutput(ModelOutput):
             where each question token looks; rows of padding tokens are 0. With `output_attentions=True`.
         image_to_question_attentions (tuple, one `(batch, heads, patches, question)` per layer):
             which words each patch looks at; columns of padding tokens are 0. With `output_attentions=True`.
+        alignment_loss (`()`, in training, where `config.alignment_weight` is set): times that weight; part of `loss`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -42,6 +43,7 @@ class VqaFusionOutput(ModelOutput):
     image_states: torch.FloatTensor | None = None
     question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
     image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
+    alignment_loss: torch.FloatTensor | None = None
 
 
 class CrossAttention(nn.Module):
@@ -105,6 +107,53 @@ class FusionStream(nn.Module):
         return states + self.dropout(self.mlp(states)), weights
 
 
+class Alignment(nn.Module):
+    """
+    Gives each word what the image shows of it, before the fusion. Which patches a word is about is learned by telling
+    which image of a batch a question belongs to, token by token as in FILIP (Yao et al., ICLR 2022, section 3.2).
+    """
+
+    SHARPNESS = 10.0  # of a word's choice of patches, per unit of cosine
+    SCALE = 20.0  # of the cosines in the loss; learned, it ended at 19 to 20 on minitrain2014
+
+    def __init__(self, config):
+        super().__init__()
+        self.word = nn.Linear(config.hidden_size, config.hidden_size)
+        self.patch = nn.Linear(config.hidden_size, config.hidden_size)
+        self.importance = nn.Linear(config.hidden_size, 1)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, question, image):
+        """
+        Args:
+            question: `(batch, question, hidden)`; image: `(batch, patches, hidden)`.
+
+        Returns:
+            `(batch, question, hidden)`: of each token's patches, what to add to it.
+        """
+        similarity = self._cosines(question, image, "qwh,qph->qwp")
+        return self.output((self.SHARPNESS * similarity).softmax(dim=-1) @ image)
+
+    def loss(self, question, mask, images, image_index):
+        """
+        Args:
+            question: `(batch, question, hidden)`; mask: `(batch, question)`, 0 on padding.
+            images: `(images, patches, hidden)`; image_index: `(batch,)`, which one each question is about.
+
+        Returns:
+            `()`: cross-entropy, mean over the batch, of the right image among all.
+        """
+        similarity = self._cosines(question, images, "qwh,iph->qiwp")
+        found = ((self.SHARPNESS * similarity).softmax(dim=-1) * similarity).sum(dim=-1)  # (batch, images, question)
+        importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
+        scores = torch.einsum("qiw,qw->qi", found, importance / importance.sum(dim=1, keepdim=True))
+        return F.cross_entropy(self.SCALE * scores, image_index)
+
+    def _cosines(self, question, image, product):
+        words, patches = F.normalize(self.word(question), dim=-1), F.normalize(self.patch(image), dim=-1)
+        return torch.einsum(product, words, patches)
+
+
 class FusionLayer(GradientCheckpointingLayer):
     """Question tokens attend to image patches, and image patches to question tokens, at the same time."""
 
@@ -155,7 +204,10 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         self.vision_model = AutoModel.from_config(config.vision_config)
         self.text_model = AutoModel.from_config(config.text_config)
         self.image_projection = _project(hidden_width(config.vision_config), config)
+        colors = config.color_levels and not config.blind
+        self.color_projection = _project(config.color_levels**3, config) if colors else None
         self.question_projection = _project(hidden_width(config.text_config), config)
+        self.alignment = Alignment(config) if config.alignment_weight and not config.blind else None
         self.fusion_layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_fusion_layers))
         self.question_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.image_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -191,7 +243,8 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             pixel_values: `(images, 3, height, width)`.
 
         Returns:
-            `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row.
+            `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row. With
+            `config.color_levels`, its cube more numbers in each patch, from [`~VqaFusionModel.color_histograms`].
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
             states = self.vision_model(pixel_values.to(self.dtype)).last_hidden_state
@@ -199,7 +252,33 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             if states.shape[2] != states.shape[3]:
                 raise ValueError(f"the vision encoder must give a square grid, not {tuple(states.shape[2:])}")
             states = states.flatten(2).transpose(1, 2)
+        if self.config.color_levels:
+            colors = self.color_histograms(pixel_values, states.shape[1])
+            states = torch.cat([states, colors.to(states.dtype)], dim=-1)
         return states
+
+    def color_histograms(self, pixel_values, patches):
+        """
+        How much of each patch has which colour, of `config.color_levels` levels each of red, green and blue. A pixel
+        between levels counts for its neighbours by its distance to them.
+
+        Args:
+            pixel_values: `(images, 3, height, width)`, normalised by `config.image_mean` and `config.image_std`.
+            patches (`int`): of a square grid, row by row; tokens beyond the square come first, for the whole image.
+
+        Returns:
+            `(images, patches, color_levels ** 3)`, each patch's sum is 1.
+        """
+        mean, std = (pixel_values.new_tensor(x).view(3, 1, 1) for x in (self.config.image_mean, self.config.image_std))
+        levels = self.config.color_levels
+        colors = (pixel_values[:, :, ::4, ::4] * std + mean).clamp(0, 1) * (levels - 1)  # a 16th of the pixels will do
+        level = torch.arange(levels, device=colors.device).view(levels, 1, 1)
+        near = (1 - (colors.unsqueeze(2) - level).abs()).clamp(min=0)  # (images, 3, levels, height, width)
+        counts = torch.einsum("nrhw,nghw,nbhw->nrgbhw", *near.unbind(dim=1)).flatten(1, 3)
+        side = isqrt(patches)
+        grid = F.adaptive_avg_pool2d(counts, side).flatten(2).transpose(1, 2)
+        prefix = grid.mean(dim=1, keepdim=True).expand(-1, patches - side**2, -1)
+        return torch.cat([prefix, grid], dim=1)
 
     @can_return_tuple
     def forward(
@@ -231,9 +310,16 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
 
-        image = self._image_tokens(input_ids.shape[0], pixel_values, image_states, image_index)
         question = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         question = self.question_projection(question)  # (batch, question, hidden)
+        images, image_index = self._images(input_ids.shape[0], pixel_values, image_states, image_index)
+        image = images[image_index]  # (batch, patches, hidden)
+        alignment_loss = None
+        if self.alignment is not None:
+            if self.training:
+                alignment_loss = self.alignment.loss(question, attention_mask, images, image_index)
+                alignment_loss = self.config.alignment_weight * alignment_loss
+            question = question + self.alignment(question, image)
 
         question_mask = attention_mask.bool()[:, None, None, :]  # (batch, 1, 1, question)
         to_image, to_question = [], []
@@ -249,23 +335,29 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             image_states=image,
             question_to_image_attentions=tuple(to_image) or None,
             image_to_question_attentions=tuple(to_question) or None,
+            alignment_loss=alignment_loss,
         )
 
-    def _image_tokens(self, batch, pixel_values, image_states, image_index):
-        """What the fusion layers get of the images: `(batch, patches, hidden)`."""
+    def _images(self, batch, pixel_values, image_states, image_index):
+        """What the fusion gets: `(images, patches, hidden)`, and `(batch,)`, the image of each question."""
+        weight = self.image_norm.weight
         if self.config.blind:
-            return self.image_norm.weight.new_zeros(batch, 1, self.config.hidden_size)
+            return weight.new_zeros(1, 1, self.config.hidden_size), weight.new_zeros(batch, dtype=torch.long)
         if (pixel_values is None) == (image_states is None):
             raise ValueError("give either pixel_values or image_states")
         if image_states is None:
             image_states = self.encode_image(pixel_values)
         images = image_states.shape[0]  # not len(), which would make it a constant of an exported model
-        if image_index is None and images not in (1, batch):
-            raise ValueError(f"{batch} questions about {images} images: say which with image_index")
-        image = self.image_projection(self.pool_grid(image_states.to(self.dtype)))  # (images, patches, hidden)
-        if image_index is not None:
-            return image[image_index]
-        return image.expand(batch, -1, -1)
+        if image_index is None:
+            if images not in (1, batch):
+                raise ValueError(f"{batch} questions about {images} images: say which with image_index")
+            image_index = torch.arange(batch, device=weight.device) % images
+        states = self.pool_grid(image_states.to(self.dtype))
+        if self.color_projection is None:
+            return self.image_projection(states), image_index
+        states, colors = states.tensor_split([-(self.config.color_levels**3)], dim=-1)
+        # The root gives small shares of a patch their due, as Hellinger's distance does between histograms.
+        return self.image_projection(states) + self.color_projection((colors + 1e-6).sqrt()), image_index
 
     def pool_grid(self, states):
         """
@@ -346,6 +438,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         )
         logits = self.classifier(fused.pooler_output)  # (batch, answers)
         loss = None if labels is None else self.answer_loss(logits, labels)
+        if loss is not None and fused.alignment_loss is not None:
+            loss = loss + fused.alignment_loss
         return VqaFusionOutput(loss=loss, logits=logits, **fused)
 
     def answer_loss(self, logits, labels):

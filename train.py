@@ -103,6 +103,9 @@ class ModelArguments:
     dropout: float = field(default=0.1, metadata={"help": "dropout in fusion and head"})
     initializer_range: float = field(default=0.02, metadata={"help": "standard deviation of new weights"})
     image_pool_size: int | None = field(default=None, metadata={"help": "average the patch grid to N x N"})
+    color_levels: int | None = field(
+        default=None, metadata={"help": "give each patch a histogram of its colours, so many levels of R, G and B each"}
+    )
     freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
     freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
     frozen_text_layers: int = field(
@@ -110,14 +113,19 @@ class ModelArguments:
     )
     blind: bool = field(default=False, metadata={"help": "never look at the image: the baseline to beat"})
     answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
+    alignment_weight: float = field(
+        default=0.0,
+        metadata={"help": "above 0, let each word look for its patches first; weight of the loss that it learns with"},
+    )
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "sdpa, or eager, faster for small models on CPU"}
     )
 
-    def fusion(self):
-        """The arguments that `VqaFusionConfig` takes under the same names."""
+    def fusion(self, image_processor):
+        """The arguments that `VqaFusionConfig` takes under the same names, and what it must know of the pixels."""
         encoders = ("vision_model", "text_model", "vision_config", "text_config")
-        return {name: value for name, value in vars(self).items() if name not in encoders}
+        own = {name: value for name, value in vars(self).items() if name not in encoders}
+        return own | {name: getattr(image_processor, name) for name in ("image_mean", "image_std")}
 
 
 def build(data, model_arguments, train_set):
@@ -131,22 +139,22 @@ def build(data, model_arguments, train_set):
     if (vision_config is None) != (text_config is None):
         raise ValueError("give both --vision_config and --text_config, or neither")
     if vision_config is None:
+        image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
         model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
-            model_arguments.vision_model, model_arguments.text_model, **labels, **model_arguments.fusion()
+            model_arguments.vision_model, model_arguments.text_model, **labels, **model_arguments.fusion(image_processor)
         )
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
-        image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
         known = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
         start_at_embeddings(model.eval(), known["input_ids"], known["attention_mask"])
     else:
         tokenizer = train_tokenizer(train_set["question"])
         text_config.update({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
+        side = {"height": vision_config.image_size, "width": vision_config.image_size}
+        image_processor = CLIPImageProcessorPil(size=side, do_center_crop=False)
         config = VqaFusionConfig(
-            vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion()
+            vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion(image_processor)
         )
         model = VqaFusionForVisualQuestionAnswering(config)
-        side = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
-        image_processor = CLIPImageProcessorPil(size=side, do_center_crop=False)
     return VqaFusionProcessor(image_processor, tokenizer), model
 
 

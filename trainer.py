@@ -150,6 +150,8 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         loss = answer_loss(output.logits if shifts is None else output.logits + shifts, labels)
         if taught is not None:
             loss = torch.lerp(loss, answer_loss(output.logits, taught), self.args.teacher_weight)
+        if output.alignment_loss is not None:
+            loss = loss + output.alignment_loss
         return (loss, output) if return_outputs else loss
 
     def log(self, logs, *args, **kwargs):

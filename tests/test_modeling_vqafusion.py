@@ -40,7 +40,9 @@ def test_attentions_are_those_that_were_used(model):
         model.attention_map(fused)
 
 
-def test_padding_changes_nothing(model):
+@pytest.mark.parametrize("alignment_weight", [0, 1])
+def test_padding_changes_nothing(alignment_weight):
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=alignment_weight)).eval()
     alone = batch(1)
     padded = {name: value.clone() for name, value in alone.items()}
     padded["input_ids"] = torch.nn.functional.pad(alone["input_ids"], (0, 5), value=9)
@@ -142,6 +144,66 @@ def test_pooling_keeps_the_cls_token_and_averages_the_grid():
     assert model.vqafusion.pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
 
 
+COLORS = {"color_levels": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+
+
+def test_each_patch_has_a_histogram_of_its_colors():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(**COLORS)).eval()
+    pixels = torch.full((1, 3, 32, 32), -2.0)  # black
+    pixels[:, 0, :16, :16] = 2.0  # red, upper left
+    pixels[:, :, 16:, 16:] = 0.0  # half grey, between two levels of each colour
+    states = model.vqafusion.encode_image(pixels)
+    assert states.shape == (1, 17, 32 + 64)
+    histograms = states[0, :, 32:]
+    assert torch.allclose(histograms.sum(-1), torch.ones(17), atol=1e-5)
+    black, red, grey = 0, 3 * 16, [16 * r + 4 * g + b for r in (1, 2) for g in (1, 2) for b in (1, 2)]
+    grid = histograms[1:].view(4, 4, 64)
+    assert (grid[:2, :2, red] == 1).all() and (grid[:2, 2:, black] == 1).all() and (grid[2:, :2, black] == 1).all()
+    assert torch.allclose(grid[2:, 2:, grey], torch.full((2, 2, 8), 1 / 8))
+    assert histograms[0, [black, red]].tolist() == [0.5, 0.25]  # the CLS token's are of the whole image
+
+
+def test_colors_reach_the_answer_and_can_be_stored():
+    torch.manual_seed(0)
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(**COLORS)).eval()
+    inputs = batch()
+    expected = model(**inputs).logits
+    states = model.vqafusion.encode_image(inputs.pop("pixel_values"))
+    assert torch.equal(expected, model(**inputs, image_states=states).logits)
+    states[..., 32:] = states[..., 32:].roll(1, dims=-1)
+    assert not torch.allclose(expected, model(**inputs, image_states=states).logits)
+
+
+def aligned():
+    torch.manual_seed(0)
+    return VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=0.5, dropout=0.0))
+
+
+def test_alignment_learns_which_image_a_question_is_about():
+    model = aligned().train()
+    inputs = {**batch(4, images=2), "image_index": torch.tensor([0, 1, 1, 0])}
+    inputs["attention_mask"][0, 5:] = 0
+    optimizer = torch.optim.Adam(model.vqafusion.alignment.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        losses.append(model(**inputs).alignment_loss)
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[0] > 0.1 and losses[-1] < 0.1 * losses[0]
+
+
+def test_the_alignment_loss_is_part_of_the_loss_in_training_only():
+    model = aligned().train()
+    model.vqafusion.text_model.eval()
+    inputs = batch()
+    output = model(**inputs, labels=torch.ones(3, 6))
+    assert output.alignment_loss > 0
+    assert torch.isclose(output.loss, model.answer_loss(output.logits, torch.ones(3, 6)) + output.alignment_loss)
+    assert model.eval()(**inputs).alignment_loss is None
+    assert VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=1, blind=True)).vqafusion.alignment is None
+
+
 def test_losses():
     logits, labels = torch.randn(2, 6), torch.tensor([[0.9, 0.3, 0, 0, 0, 0], [0.0] * 6])
     bce = VqaFusionForVisualQuestionAnswering(tiny_config())
@@ -182,6 +244,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
         {"image_pool_size": 0},
         {"answer_loss": "mse"},
         {"num_fusion_layers": 0},
+        {"alignment_weight": -1},
+        {"color_levels": 4},
+        {**COLORS, "color_levels": 1},
         {"vision_config": {"width": 1}},
     ],
 )
