@@ -29,9 +29,9 @@ class VqaFusionConfig(PreTrainedConfig):
         layer_norm_eps (`float`): epsilon of every layer norm written here.
         image_pool_size (`int`, *optional*):
             Average the encoder's patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
-        color_levels (`int`, *optional*): give each patch a histogram of its colours, of so many levels of red, green and
-            blue each, beside the encoder's states; for encoders that were trained to tell things apart whatever their
-            colour is, such as classifiers of ImageNet.
+        color_levels (`int`, *optional*): give each patch a histogram of its colours, of so many levels of red, green
+            and blue each, beside the encoder's states; for encoders that were trained to tell things apart whatever
+            their colour is, such as classifiers of ImageNet.
         image_mean, image_std (`list[float]`, *optional*): what the image processor normalises red, green and blue by;
             needed with `color_levels`.
         freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training.

@@ -19,7 +19,7 @@ from vqafusion.analysis.scores import paired_difference
 from vqafusion.analysis.summary import abstaining, summarize
 from vqafusion.analysis.words import Words
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
-from vqafusion.data_prep import check_answered, load_split
+from vqafusion.data_prep import check_answered, load_split, spread
 from vqafusion.data_prep.answers import ceiling, prior_answers
 from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
@@ -47,7 +47,7 @@ class EvalArguments:
         default=False, metadata={"help": "go on without the questions whose image is missing"}
     )
     batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
-    max_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
+    max_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
     image_states_dir: str | None = field(
         default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
     )
@@ -184,7 +184,7 @@ def main(argv=None):
     output_dir = writable_folder(args.output_dir)
     words = Words(args.wordnet)
     rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
-    rows = rows.select(range(min(args.max_samples or len(rows), len(rows))))
+    rows = spread(rows, args.max_samples)
     if not any(rows["answers"]):
         return submit(args, rows, output_dir)
     check_answered(rows, args.split)

@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vqafusion.analysis.plots import save_learning_curve
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
-from vqafusion.data_prep import check_answered, load_split
+from vqafusion.data_prep import check_answered, load_split, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
@@ -72,8 +72,8 @@ class DataArguments:
         default=False,
         metadata={"help": "read the training split of hub data shard by shard, never all at once; needs --max_steps"},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "use only the first ones"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
     preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
     image_states_dir: str | None = field(
         default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
@@ -125,7 +125,7 @@ class ModelArguments:
         """The arguments that `VqaFusionConfig` takes under the same names, and what it must know of the pixels."""
         encoders = ("vision_model", "text_model", "vision_config", "text_config")
         own = {name: value for name, value in vars(self).items() if name not in encoders}
-        return own | {name: getattr(image_processor, name) for name in ("image_mean", "image_std")}
+        return own | {name: getattr(image_processor, name, None) for name in ("image_mean", "image_std")}
 
 
 def build(data, model_arguments, train_set):
@@ -141,7 +141,10 @@ def build(data, model_arguments, train_set):
     if vision_config is None:
         image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
         model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
-            model_arguments.vision_model, model_arguments.text_model, **labels, **model_arguments.fusion(image_processor)
+            model_arguments.vision_model,
+            model_arguments.text_model,
+            **labels,
+            **model_arguments.fusion(image_processor),
         )
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
         known = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
@@ -326,8 +329,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=()):
             for split in (data.train_split, data.eval_split)
         )
     check_answered(eval_set, data.eval_split)
-    train_set = train_set.select(range(min(data.max_train_samples or len(train_set), len(train_set))))
-    eval_set = eval_set.select(range(min(data.max_eval_samples or len(eval_set), len(eval_set))))
+    train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
 
     length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))

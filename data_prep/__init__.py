@@ -59,6 +59,13 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
     return {"vqa_v2": vqa_v2, "own": own_data}[dataset].load(data_dir, split, skip_missing_images)
 
 
+def spread(rows, most):
+    """So many of a `datasets.Dataset`'s rows as `most`, at equal distances; all if that is None or more."""
+    if not most or most >= len(rows):
+        return rows
+    return rows.select([number * len(rows) // most for number in range(most)])
+
+
 def file_stamp(path):
     """Size in bytes and time of change in ns: a file (path) with the same is taken to hold the same."""
     status = Path(path).stat()

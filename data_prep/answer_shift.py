@@ -33,10 +33,7 @@ def answer_shifts(rows, reference, num_answers):
     provenance = [origin or "" for origin in rows["provenance"]]
     if unknown := set(reference) - set(provenance):
         known = ", ".join(sorted(set(provenance) - {""})) or "none"
-        raise DataError(
-            f"no training question has the provenance {', '.join(sorted(unknown))}; known: {known} "
-            "(with --max_train_samples, among the first ones)"
-        )
+        raise DataError(f"no training question has the provenance {', '.join(sorted(unknown))}; known: {known}")
     if not set(provenance) - set(reference):
         raise DataError("every training question is of a reference provenance: leave out --reference_provenance")
     # Of each kind of question, how many others and how many reference ones there are, and their targets summed up.

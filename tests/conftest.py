@@ -15,6 +15,7 @@ from vqafusion.data_prep.encode import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = ["yes", "no", "red", "blue", "circle", "2"]
+COLORS = {"color_levels": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}  # of a model's configuration
 QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", "how many shapes are there?"]
 
 # `accelerate launch --cpu --num_processes 2` starts a single process, and says nothing.

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import QUESTIONS, draw, tiny_config
+from conftest import COLORS, QUESTIONS, draw, tiny_config
 from test_command_line import run
 from test_data_prep import SPLIT, write_vqa_v2
 
@@ -25,7 +25,7 @@ def folders(processor, tmp_path_factory):
     """The same model for PyTorch, as ONNX, and as ONNX in 8 bits."""
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2, alignment_weight=1, **COLORS)).eval()
     model.save_pretrained(folder / "torch")
     processor.save_pretrained(folder / "torch")
     export.main([str(folder / "torch"), str(folder / "onnx")])

@@ -13,7 +13,7 @@ from datasets import Dataset, Image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split
+from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split, spread
 from vqafusion.data_prep.answers import (
     answer_frequencies,
     build_vocabulary,
@@ -332,3 +332,9 @@ def test_minidev(shared):
     kinds = list(rows["answer_type"])
     assert [kinds.count(kind) for kind in ("yes/no", "number", "other")] == [1_303, 350, 1_385]
     assert rows[0]["image"].size == (224, 224)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(4, [0, 2, 5, 7]), (1, [0]), (10, list(range(10))), (11, list(range(10)))])
+def test_a_part_of_a_split_is_spread_over_it(most, kept):
+    rows = Dataset.from_dict({"question_id": list(range(10))})
+    assert spread(rows, most)["question_id"][:] == kept and spread(rows, None) is rows

@@ -59,7 +59,7 @@ def test_what_is_there_is_not_computed_again(rows, model, processor, tmp_path, s
     assert encoded == [2] and {file.name: file.read_bytes() for file in folder.iterdir()} == whole
 
 
-def test_other_weights_preprocessing_or_images_are_another_cache(rows, model, processor, tmp_path):
+def test_other_weights_preprocessing_colors_or_images_are_another_cache(rows, model, processor, tmp_path):
     def folders():
         cache(rows, model, processor, tmp_path / "cache")
         return len(list((tmp_path / "cache").iterdir()))
@@ -78,6 +78,8 @@ def test_other_weights_preprocessing_or_images_are_another_cache(rows, model, pr
         assert folders() == 4
     finally:
         processor.image_processor.image_mean = kept
+    model.config.update({"color_levels": 2, "image_mean": kept, "image_std": kept})
+    assert folders() == 5
 
 
 def test_a_data_folder_that_was_moved_is_known_again(rows, model, processor, tmp_path, capsys):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, draw, tiny_config
+from conftest import COLORS, ROOT, draw, tiny_config
 from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, ResNetConfig
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
@@ -142,9 +142,6 @@ def test_pooling_keeps_the_cls_token_and_averages_the_grid():
     model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
     states = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 32)
     assert model.vqafusion.pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
-
-
-COLORS = {"color_levels": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
 
 def test_each_patch_has_a_histogram_of_its_colors():
