@@ -144,10 +144,10 @@ class Alignment(nn.Module):
             `()`: cross-entropy, mean over the batch, of the right image among all.
         """
         similarity = self._cosines(question, images, "qwh,iph->qiwp")
-        found = ((self.SHARPNESS * similarity).softmax(dim=-1) * similarity).sum(dim=-1)  # (batch, images, question)
+        found = (self.SHARPNESS * similarity).logsumexp(dim=-1)  # (batch, images, question), of the patches it chooses
         importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
         scores = torch.einsum("qiw,qw->qi", found, importance / importance.sum(dim=1, keepdim=True))
-        return F.cross_entropy(self.SCALE * scores, image_index)
+        return F.cross_entropy(self.SCALE / self.SHARPNESS * scores, image_index)
 
     def _cosines(self, question, image, product):
         words, patches = F.normalize(self.word(question), dim=-1), F.normalize(self.patch(image), dim=-1)
