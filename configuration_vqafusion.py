@@ -41,13 +41,13 @@ class VqaFusionConfig(PreTrainedConfig):
         answer_loss (`str`): `"bce"`, soft-target binary cross-entropy, or `"ce"`, cross-entropy against the
             targets scaled to sum to one.
         alignment_weight (`float`): above 0, each word looks for its patches before the fusion, which is learned with a
-            loss of this weight: telling which image of the batch a question is about.
+            loss of this weight: telling which image a question is about, of those in the batch of one process.
         answer_temperature (`float`): divides the logits before they become probabilities; eval.py fits it.
         initializer_range (`float`): standard deviation of the fusion's initial weights.
         num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.
 
     Raises:
-        ValueError: sizes that do not fit together, or an unknown `answer_loss`.
+        ValueError: sizes that do not fit together, `color_levels` without the other two, or an unknown `answer_loss`.
     """
 
     model_type = "vqafusion"

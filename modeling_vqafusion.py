@@ -33,6 +33,8 @@ class VqaFusionOutput(ModelOutput):
             where each question token looks; rows of padding tokens are 0. With `output_attentions=True`.
         image_to_question_attentions (tuple, one `(batch, heads, patches, question)` per layer):
             which words each patch looks at; columns of padding tokens are 0. With `output_attentions=True`.
+        alignment (`(batch, question, patches)`, where `config.alignment_weight` is set): how much each question token
+            takes of each patch before the fusion; rows of padding tokens are 0. With `output_attentions=True`.
         alignment_loss (`()`, in training, where `config.alignment_weight` is set): times that weight; part of `loss`.
     """
 
@@ -43,6 +45,7 @@ class VqaFusionOutput(ModelOutput):
     image_states: torch.FloatTensor | None = None
     question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
     image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
+    alignment: torch.FloatTensor | None = None
     alignment_loss: torch.FloatTensor | None = None
 
 
@@ -110,11 +113,13 @@ class FusionStream(nn.Module):
 class Alignment(nn.Module):
     """
     Gives each word what the image shows of it, before the fusion. Which patches a word is about is learned by telling
-    which image of a batch a question belongs to, token by token as in FILIP (Yao et al., ICLR 2022, section 3.2).
+    which image of a batch a question belongs to, from the cosines of words and patches. This is FILIP's loss (Yao et
+    al., ICLR 2022, section 3.2) in one direction, with a smooth maximum over the patches, so that all of them learn,
+    and with learned weights for the words, most of which name nothing.
     """
 
     SHARPNESS = 10.0  # of a word's choice of patches, per unit of cosine
-    SCALE = 20.0  # of the cosines in the loss; learned, it ended at 19 to 20 on minitrain2014
+    SCALE = 20.0  # of the words' maxima in the loss; learned on minitrain2014, it ended at 19 to 20
 
     def __init__(self, config):
         super().__init__()
@@ -123,35 +128,27 @@ class Alignment(nn.Module):
         self.importance = nn.Linear(config.hidden_size, 1)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, question, image):
-        """
-        Args:
-            question: `(batch, question, hidden)`; image: `(batch, patches, hidden)`.
-
-        Returns:
-            `(batch, question, hidden)`: of each token's patches, what to add to it.
-        """
-        similarity = self._cosines(question, image, "qwh,qph->qwp")
-        return self.output((self.SHARPNESS * similarity).softmax(dim=-1) @ image)
-
-    def loss(self, question, mask, images, image_index):
+    def forward(self, question, mask, images, image_index):
         """
         Args:
             question: `(batch, question, hidden)`; mask: `(batch, question)`, 0 on padding.
             images: `(images, patches, hidden)`; image_index: `(batch,)`, which one each question is about.
 
         Returns:
-            `()`: cross-entropy, mean over the batch, of the right image among all.
+            `(batch, question, hidden)`, what to add to each token; `(batch, question, patches)`, the weights of the
+            patches that it is taken from; in training the loss, `()`, the mean over the batch, else None.
         """
-        similarity = self._cosines(question, images, "qwh,iph->qiwp")
-        found = (self.SHARPNESS * similarity).logsumexp(dim=-1)  # (batch, images, question), of the patches it chooses
-        importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
-        scores = torch.einsum("qiw,qw->qi", found, importance / importance.sum(dim=1, keepdim=True))
-        return F.cross_entropy(self.SCALE / self.SHARPNESS * scores, image_index)
+        words, patches = F.normalize(self.word(question), dim=-1), F.normalize(self.patch(images), dim=-1)
+        weights = (self.SHARPNESS * words @ patches[image_index].transpose(-1, -2)).softmax(dim=-1)
+        loss = self._loss(question, mask, words, patches, image_index) if self.training else None
+        return self.output(weights @ images[image_index]), weights, loss
 
-    def _cosines(self, question, image, product):
-        words, patches = F.normalize(self.word(question), dim=-1), F.normalize(self.patch(image), dim=-1)
-        return torch.einsum(product, words, patches)
+    def _loss(self, question, mask, words, patches, image_index):
+        similarity = torch.einsum("qwh,iph->qiwp", words, patches)
+        found = (self.SHARPNESS * similarity).logsumexp(dim=-1) / self.SHARPNESS  # (batch, images, question)
+        importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
+        importance = importance / importance.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        return F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", found, importance), image_index)
 
 
 class FusionLayer(GradientCheckpointingLayer):
@@ -314,12 +311,12 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         question = self.question_projection(question)  # (batch, question, hidden)
         images, image_index = self._images(input_ids.shape[0], pixel_values, image_states, image_index)
         image = images[image_index]  # (batch, patches, hidden)
-        alignment_loss = None
+        alignment = alignment_loss = None
         if self.alignment is not None:
-            if self.training:
-                alignment_loss = self.alignment.loss(question, attention_mask, images, image_index)
-                alignment_loss = self.config.alignment_weight * alignment_loss
-            question = question + self.alignment(question, image)
+            seen, alignment, loss = self.alignment(question, attention_mask, images, image_index)
+            question = question + seen
+            alignment = alignment * attention_mask.unsqueeze(-1) if output_attentions else None
+            alignment_loss = None if loss is None else self.config.alignment_weight * loss
 
         question_mask = attention_mask.bool()[:, None, None, :]  # (batch, 1, 1, question)
         to_image, to_question = [], []
@@ -335,6 +332,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             image_states=image,
             question_to_image_attentions=tuple(to_image) or None,
             image_to_question_attentions=tuple(to_question) or None,
+            alignment=alignment,
             alignment_loss=alignment_loss,
         )
 
@@ -351,7 +349,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         if image_index is None:
             if images not in (1, batch):
                 raise ValueError(f"{batch} questions about {images} images: say which with image_index")
-            image_index = torch.arange(batch, device=weight.device) % images
+            image_index = torch.arange(batch, device=image_states.device) % images
         states = self.pool_grid(image_states.to(self.dtype))
         if self.color_projection is None:
             return self.image_projection(states), image_index

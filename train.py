@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -125,7 +126,16 @@ class ModelArguments:
         """The arguments that `VqaFusionConfig` takes under the same names, and what it must know of the pixels."""
         encoders = ("vision_model", "text_model", "vision_config", "text_config")
         own = {name: value for name, value in vars(self).items() if name not in encoders}
-        return own | {name: getattr(image_processor, name, None) for name in ("image_mean", "image_std")}
+        return own | normalization(image_processor) if self.color_levels else own
+
+
+def normalization(image_processor):
+    """`image_mean` and `image_std` as black and white come out: not every processor does what its settings say."""
+    pictures = [Image.new("RGB", (64, 64), color) for color in ("black", "white")]
+    pixels = image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+    black, white = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # whatever is put around them
+    std = 1 / (white - black)
+    return {"image_mean": (-black * std).tolist(), "image_std": std.tolist()}
 
 
 def build(data, model_arguments, train_set):

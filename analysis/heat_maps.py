@@ -67,9 +67,12 @@ def _last_attention(model, features):
 def _rollout(model, features):
     """Attention rollout (Abnar & Zuidema, ACL 2020) over question tokens and patches as one sequence."""
     output = model(**features, output_attentions=True)
+    looked = [looks.mean(dim=1) for looks in output.question_to_image_attentions]  # (batch, question, patches) each
+    read = [reads.mean(dim=1) for reads in output.image_to_question_attentions]  # (batch, patches, question) each
+    if output.alignment is not None:  # before the fusion only the words look
+        looked, read = [output.alignment, *looked], [torch.zeros_like(read[0]), *read]
     joined = None
-    for looks, reads in zip(output.question_to_image_attentions, output.image_to_question_attentions):
-        looks, reads = looks.mean(dim=1), reads.mean(dim=1)  # (batch, question, patches), (batch, patches, question)
+    for looks, reads in zip(looked, read):
         question, patches = looks.shape[1:]
         step = torch.eye(question + patches, device=looks.device).repeat(len(looks), 1, 1)
         step[:, :question, question:], step[:, question:, :question] = looks, reads
@@ -80,8 +83,8 @@ def _rollout(model, features):
 
 def _relevance(model, features):
     """
-    Attention weighted with the gradient of the best answer's score, positive parts only, carried through the layers
-    (Chefer et al., Generic Attention-model Explainability, ICCV 2021, equations 5 and 6).
+    Attention weighted with the gradient of the best answer's score, positive parts only, carried through the fusion
+    layers (Chefer et al., Generic Attention-model Explainability, ICCV 2021, equations 5 and 6).
     """
     weights = []
     hooks = [

@@ -28,11 +28,12 @@ from vqafusion.data_prep.image_features import cache_image_states, pixel_values
 from vqafusion.data_prep.sampling import QuestionSampler
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor
+from vqafusion.train import normalization
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "vqa_v2_mini.yaml"
 SIZES = (
     "hidden_size", "intermediate_size", "num_attention_heads", "image_pool_size", "frozen_text_layers", "dropout",
-    "attn_implementation",
+    "attn_implementation", "color_levels", "alignment_weight",
 )  # fmt: skip
 
 
@@ -83,12 +84,15 @@ def main(argv=None):
     rows = rows.select([i for i, image_id in enumerate(rows["image_id"]) if image_id in set(images)])
     answers = build_vocabulary(rows["answers"], 1000)
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
+    image_processor = AutoImageProcessor.from_pretrained(args.vision_model)
     model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
-        args.vision_model, args.text_model, **labels, **{name: recipe[name] for name in SIZES}
+        args.vision_model,
+        args.text_model,
+        **labels,
+        **{name: recipe[name] for name in SIZES},
+        **normalization(image_processor),
     )
-    processor = VqaFusionProcessor(
-        AutoImageProcessor.from_pretrained(args.vision_model), AutoTokenizer.from_pretrained(args.text_model)
-    )
+    processor = VqaFusionProcessor(image_processor, AutoTokenizer.from_pretrained(args.text_model))
     core = model.vqafusion
 
     first = rows.select(range(min(128, len(rows))))

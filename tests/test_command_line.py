@@ -27,6 +27,7 @@ TINY = {
         "max_position_embeddings": 32,
     },
     "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_answers": 10,
+    "color_levels": 2, "alignment_weight": 0.3,
     "train_split": SPLIT, "eval_split": SPLIT, "dataset": "vqa_v2", "learning_rate": 1e-3,
     "per_device_train_batch_size": 4, "num_train_epochs": 2, "questions_per_image": 2, "disable_tqdm": True,
 }  # fmt: skip
@@ -56,6 +57,9 @@ def trained(tmp_path_factory):
 def test_train_writes_a_model_with_its_answers(trained):
     config = json.loads((trained / "model" / "config.json").read_text())
     assert sorted(config["label2id"]) == ["red", "yes"]
+    processing = json.loads((trained / "model" / "processor_config.json").read_text())["image_processor"]
+    for name in ("image_mean", "image_std"):
+        assert config[name] == pytest.approx(processing[name], abs=1e-5)
     state = json.loads((trained / "model" / "trainer_state.json").read_text())
     assert state["global_step"] == 4  # the argument overrides the recipe
     assert 0 <= state["best_metric"] <= 100

@@ -334,7 +334,16 @@ def test_minidev(shared):
     assert rows[0]["image"].size == (224, 224)
 
 
-@pytest.mark.parametrize(("most", "kept"), [(4, [0, 2, 5, 7]), (1, [0]), (10, list(range(10))), (11, list(range(10)))])
-def test_a_part_of_a_split_is_spread_over_it(most, kept):
-    rows = Dataset.from_dict({"question_id": list(range(10))})
-    assert spread(rows, most)["question_id"][:] == kept and spread(rows, None) is rows
+@given(st.integers(1, 700), st.integers(1, 800))
+def test_a_part_of_a_split_is_spread_over_it(questions, most):
+    rows = Dataset.from_dict({"question_id": list(range(questions))})
+    kept = spread(rows, most)["question_id"][:]
+    assert kept == sorted(set(kept)) and len(kept) == min(most, questions)
+    gaps = [end - start for start, end in zip([-1, *kept], [*kept, questions])]
+    assert max(gaps) <= 2 * questions / min(most, 100) + 2
+
+
+def test_a_part_of_a_split_keeps_neighbours_together_and_all_is_all():
+    rows = Dataset.from_dict({"question_id": list(range(1000))})
+    assert spread(rows, 200)["question_id"][:6] == [0, 1, 10, 11, 20, 21]
+    assert spread(rows, None) is rows

@@ -65,7 +65,7 @@ def collate(rows):
 @pytest.mark.parametrize("pool", [None, 2])
 def test_every_variant_is_a_distribution_over_the_places_that_the_fusion_sees(variant, pool):
     torch.manual_seed(0)
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=pool)).eval()
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=pool, alignment_weight=pool or 0)).eval()
     features = {**question(3), "image_states": torch.randn(3, 17, 32)}
     features["attention_mask"][1, 2:] = 0
     maps = heat_map(model, features, variant)

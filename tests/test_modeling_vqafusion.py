@@ -148,16 +148,17 @@ def test_each_patch_has_a_histogram_of_its_colors():
     model = VqaFusionForVisualQuestionAnswering(tiny_config(**COLORS)).eval()
     pixels = torch.full((1, 3, 32, 32), -2.0)  # black
     pixels[:, 0, :16, :16] = 2.0  # red, upper left
+    pixels[:, 2, :16, 16:] = 2.0  # blue, upper right
     pixels[:, :, 16:, 16:] = 0.0  # half grey, between two levels of each colour
     states = model.vqafusion.encode_image(pixels)
     assert states.shape == (1, 17, 32 + 64)
     histograms = states[0, :, 32:]
     assert torch.allclose(histograms.sum(-1), torch.ones(17), atol=1e-5)
-    black, red, grey = 0, 3 * 16, [16 * r + 4 * g + b for r in (1, 2) for g in (1, 2) for b in (1, 2)]
+    black, red, blue, grey = 0, 3 * 16, 3, [16 * r + 4 * g + b for r in (1, 2) for g in (1, 2) for b in (1, 2)]
     grid = histograms[1:].view(4, 4, 64)
-    assert (grid[:2, :2, red] == 1).all() and (grid[:2, 2:, black] == 1).all() and (grid[2:, :2, black] == 1).all()
+    assert (grid[:2, :2, red] == 1).all() and (grid[:2, 2:, blue] == 1).all() and (grid[2:, :2, black] == 1).all()
     assert torch.allclose(grid[2:, 2:, grey], torch.full((2, 2, 8), 1 / 8))
-    assert histograms[0, [black, red]].tolist() == [0.5, 0.25]  # the CLS token's are of the whole image
+    assert histograms[0, [black, red, blue]].tolist() == [0.25] * 3  # the CLS token's are of the whole image
 
 
 def test_colors_reach_the_answer_and_can_be_stored():
@@ -171,13 +172,15 @@ def test_colors_reach_the_answer_and_can_be_stored():
     assert not torch.allclose(expected, model(**inputs, image_states=states).logits)
 
 
-def aligned():
+def aligned(weight=0.5):
     torch.manual_seed(0)
-    return VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=0.5, dropout=0.0))
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=weight, dropout=0.0)).train()
+    model.vqafusion.text_model.eval()  # no dropout there either
+    return model
 
 
 def test_alignment_learns_which_image_a_question_is_about():
-    model = aligned().train()
+    model = aligned()
     inputs = {**batch(4, images=2), "image_index": torch.tensor([0, 1, 1, 0])}
     inputs["attention_mask"][0, 5:] = 0
     optimizer = torch.optim.Adam(model.vqafusion.alignment.parameters(), lr=1e-2)
@@ -191,14 +194,27 @@ def test_alignment_learns_which_image_a_question_is_about():
 
 
 def test_the_alignment_loss_is_part_of_the_loss_in_training_only():
-    model = aligned().train()
-    model.vqafusion.text_model.eval()
+    model = aligned()
     inputs = batch()
     output = model(**inputs, labels=torch.ones(3, 6))
     assert output.alignment_loss > 0
+    torch.testing.assert_close(2 * output.alignment_loss, aligned(1.0)(**inputs).alignment_loss)
     assert torch.isclose(output.loss, model.answer_loss(output.logits, torch.ones(3, 6)) + output.alignment_loss)
     assert model.eval()(**inputs).alignment_loss is None
     assert VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=1, blind=True)).vqafusion.alignment is None
+
+
+def test_padding_changes_no_alignment():
+    model, inputs = aligned(), batch()
+    inputs["attention_mask"][0, 5:] = 0
+    padded = {**inputs, **{k: torch.nn.functional.pad(inputs[k], (0, 3)) for k in ("input_ids", "attention_mask")}}
+    inputs["input_ids"][0, 5:] = 9
+    output, expected = (model(**x, output_attentions=True) for x in (padded, inputs))
+    torch.testing.assert_close(output.alignment_loss, expected.alignment_loss)
+    assert output.alignment.shape == (3, 10, 17) and (output.alignment[0, 5:] == 0).all()
+    torch.testing.assert_close(output.alignment[1:, :7].sum(-1), torch.ones(2, 7))
+    inputs["attention_mask"][1] = 0  # a question of no words at all
+    assert model(**inputs).alignment_loss.isfinite()
 
 
 def test_losses():

@@ -43,6 +43,20 @@ def test_evaluation_keeps_the_order_of_the_data_set():
     assert sorted(row["length"] for batch in trainer.get_train_dataloader() for row in batch) == [1, 2, 3, 5, 7, 9]
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_alignment_loss_is_in_every_training_loss(shifted):
+    torch.manual_seed(0)
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=0.5, dropout=0.0)).train()
+    model.vqafusion.text_model.eval()
+    labels, shifts = torch.rand(3, 6), torch.rand(3, 6) if shifted else torch.zeros(3, 6)
+    inputs = {"input_ids": torch.randint(5, 200, (3, 7)), "image_states": torch.randn(3, 17, 32), "labels": labels}
+    args = VqaTrainingArguments(output_dir=UNUSED, report_to=[])
+    given = inputs | ({"answer_shifts": shifts} if shifted else {})
+    loss, output = VqaTrainer(model, args, eval_dataset=[0]).compute_loss(model, given, return_outputs=True)
+    assert output.alignment_loss > 0
+    torch.testing.assert_close(loss, model.answer_loss(output.logits + shifts, labels) + output.alignment_loss)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
