@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import draw
 from datasets import Dataset, Image
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqafusion.data_prep import FEATURES, DataError, easy_vqa, load_split, spread
@@ -334,6 +334,7 @@ def test_minidev(shared):
     assert rows[0]["image"].size == (224, 224)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 700), st.integers(1, 800))
 def test_a_part_of_a_split_is_spread_over_it(questions, most):
     rows = Dataset.from_dict({"question_id": list(range(questions))})
