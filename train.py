@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from PIL import Image
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -29,7 +28,7 @@ from vqafusion.data_prep import check_answered, load_split, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
-from vqafusion.data_prep.image_features import cache_image_states, this_process
+from vqafusion.data_prep.image_features import cache_image_states, normalization, this_process
 from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
 from vqafusion.distillation import teacher_probabilities
@@ -127,15 +126,6 @@ class ModelArguments:
         encoders = ("vision_model", "text_model", "vision_config", "text_config")
         own = {name: value for name, value in vars(self).items() if name not in encoders}
         return own | normalization(image_processor) if self.color_levels else own
-
-
-def normalization(image_processor):
-    """`image_mean` and `image_std` as black and white come out: not every processor does what its settings say."""
-    pictures = [Image.new("RGB", (64, 64), color) for color in ("black", "white")]
-    pixels = image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-    black, white = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # whatever is put around them
-    std = 1 / (white - black)
-    return {"image_mean": (-black * std).tolist(), "image_std": std.tolist()}
 
 
 def build(data, model_arguments, train_set):

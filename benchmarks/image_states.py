@@ -24,11 +24,10 @@ from vqafusion.command_line import keep_freed_memory
 from vqafusion.data_prep import load_split
 from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import VqaCollator, encode
-from vqafusion.data_prep.image_features import cache_image_states, pixel_values
+from vqafusion.data_prep.image_features import cache_image_states, normalization, pixel_values
 from vqafusion.data_prep.sampling import QuestionSampler
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor
-from vqafusion.train import normalization
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "vqa_v2_mini.yaml"
 SIZES = (

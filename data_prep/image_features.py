@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Image
+from PIL import Image as Picture
 from tqdm import tqdm
 
 from ..command_line import remove_orphans, whole_file
@@ -67,6 +68,14 @@ def pixel_values(sources, image_processor):
     except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from None
     return image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+def normalization(image_processor):
+    """`image_mean` and `image_std` as black and white come out: not every processor does what its settings say."""
+    pixels = pixel_values([Picture.new("RGB", (64, 64), color) for color in ("black", "white")], image_processor)
+    black, white = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # whatever is put around them
+    std = 1 / (white - black)
+    return {"image_mean": (-black * std).tolist(), "image_std": std.tolist()}
 
 
 def this_process():
