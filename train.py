@@ -4,31 +4,25 @@ python train.py recipes/easy_vqa.yaml --output_dir runs/easy_vqa
 python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_split val2014 --output_dir runs/vqa_v2
 """
 
-import json
 import os
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    CLIPImageProcessorPil,
-    set_seed,
-)
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil, set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.analysis.plots import save_learning_curve
+from vqafusion.arguments import DataArguments, ModelArguments, encoder_config, json_argument
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
 from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
-from vqafusion.data_prep.image_features import cache_image_states, normalization, this_process
+from vqafusion.data_prep.image_features import cache_image_states, this_process
 from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
 from vqafusion.distillation import teacher_probabilities
@@ -48,86 +42,6 @@ TEACHERS = "teachers"  # below the output folder
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
 
-@dataclass
-class DataArguments:
-    dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "folder of the data set, or its name on the Hub; easy_vqa needs none"}
-    )
-    train_split: str | None = field(
-        default=None, metadata={"help": "default: train, or train2014; of own data, the file's name"}
-    )
-    eval_split: str | None = field(
-        default=None, metadata={"help": "what to choose on; default: validation, or val2014"}
-    )
-    num_answers: int = field(default=1000, metadata={"help": "size of the answer vocabulary, at most"})
-    answer_list: str | None = field(
-        default=None,
-        metadata={"help": "JSON list of answers to use as vocabulary instead, such as the published 3,129"},
-    )
-    skip_missing_images: bool = field(
-        default=False, metadata={"help": "go on without the questions whose image is missing"}
-    )
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "read the training split of hub data shard by shard, never all at once; needs --max_steps"},
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
-    preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
-    image_states_dir: str | None = field(
-        default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
-    )
-    flip: bool = field(default=False, metadata={"help": "mirror images at random; not where left and right matter"})
-    max_shift: int = field(default=0, metadata={"help": "move training images by up to so many pixels at random"})
-
-
-@dataclass
-class ModelArguments:
-    vision_model: str = field(
-        default="openai/clip-vit-base-patch32", metadata={"help": "vision encoder: name on the Hub or folder"}
-    )
-    text_model: str = field(
-        default="distilbert/distilbert-base-uncased", metadata={"help": "text encoder: name on the Hub or folder"}
-    )
-    vision_config: dict | str | None = field(
-        default=None, metadata={"help": "a configuration, as JSON, of a vision encoder to train from scratch instead"}
-    )
-    text_config: dict | str | None = field(
-        default=None, metadata={"help": "the same for text; a WordPiece tokenizer is then learned from the questions"}
-    )
-    hidden_size: int = field(default=512, metadata={"help": "width of the fusion layers"})
-    num_fusion_layers: int = field(default=3, metadata={"help": "number of fusion layers"})
-    num_attention_heads: int = field(default=8, metadata={"help": "heads of each cross-attention"})
-    intermediate_size: int = field(default=2048, metadata={"help": "width inside the feed-forward blocks"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout in fusion and head"})
-    initializer_range: float = field(default=0.02, metadata={"help": "standard deviation of new weights"})
-    image_pool_size: int | None = field(default=None, metadata={"help": "average the patch grid to N x N"})
-    color_levels: int | None = field(
-        default=None, metadata={"help": "give each patch a histogram of its colours, so many levels of R, G and B each"}
-    )
-    freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
-    freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
-    frozen_text_layers: int = field(
-        default=0, metadata={"help": "do not train the text encoder's embeddings and so many of its first layers"}
-    )
-    blind: bool = field(default=False, metadata={"help": "never look at the image: the baseline to beat"})
-    answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
-    alignment_weight: float = field(
-        default=0.0,
-        metadata={"help": "above 0, let each word look for its patches first; weight of the loss that it learns with"},
-    )
-    attn_implementation: str = field(
-        default="sdpa", metadata={"help": "sdpa, or eager, faster for small models on CPU"}
-    )
-
-    def fusion(self, image_processor):
-        """The arguments that `VqaFusionConfig` takes under the same names, and what it must know of the pixels."""
-        encoders = ("vision_model", "text_model", "vision_config", "text_config")
-        own = {name: value for name, value in vars(self).items() if name not in encoders}
-        return own | normalization(image_processor) if self.color_levels else own
-
-
 def build(data, model_arguments, train_set):
     """The processor and the model, new, over the answers of the training split."""
     if data.answer_list:
@@ -135,7 +49,10 @@ def build(data, model_arguments, train_set):
     else:
         answers = build_vocabulary(train_set["answers"], data.num_answers)
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
-    vision_config, text_config = _config(model_arguments, "vision_config"), _config(model_arguments, "text_config")
+    vision_config, text_config = (
+        encoder_config(model_arguments, "vision_config"),
+        encoder_config(model_arguments, "text_config"),
+    )
     if (vision_config is None) != (text_config is None):
         raise ValueError("give both --vision_config and --text_config, or neither")
     if vision_config is None:
@@ -159,26 +76,6 @@ def build(data, model_arguments, train_set):
         )
         model = VqaFusionForVisualQuestionAnswering(config)
     return VqaFusionProcessor(image_processor, tokenizer), model
-
-
-def _json(arguments, name):
-    """The value of an argument that is an object: as JSON on the command line, or as it is in a recipe."""
-    value = getattr(arguments, name)
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-        if value is not None and not isinstance(value, dict):
-            raise ValueError(f"not an object: {value!r}")
-    except ValueError as error:
-        raise ValueError(f"--{name} must be a JSON object: {error}") from None
-    return value
-
-
-def _config(model_arguments, name):
-    value = _json(model_arguments, name)
-    try:
-        return AutoConfig.for_model(**value) if value else None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"--{name} must have a known model_type: {error}") from None
 
 
 def collators(data, processor, model, train_set, eval_set):
@@ -282,7 +179,7 @@ def main(argv=None):
     keep_freed_memory()
     if data.image_states_dir and (data.flip or data.max_shift):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
-    args.answer_type_sampling = _json(args, "answer_type_sampling")
+    args.answer_type_sampling = json_argument(args, "answer_type_sampling")
     check_shares(args.answer_type_sampling)
     if data.streaming:
         check_streaming(data, args)
