@@ -69,10 +69,11 @@ class FusionStream(nn.Module):
 
 class Alignment(nn.Module):
     """
-    Gives each word what the image shows of it, before the fusion. Which patches a word is about is learned by telling
-    which image of a batch a question belongs to, from the cosines of words and patches. This is FILIP's loss (Yao et
-    al., ICLR 2022, section 3.2) in one direction, with a smooth maximum over the patches, so that all of them learn,
-    and with learned weights for the words, most of which name nothing.
+    Gives each word what the image shows of it, before the fusion, and says how well the image shows what the question
+    names. Which patches a word is about is learned by telling which image of a batch a question belongs to, from the
+    cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.2) in one direction, with a
+    smooth maximum over the patches, so that all of them learn, and with learned weights for the words, most of which
+    name nothing.
     """
 
     SHARPNESS = 10.0  # of a word's choice of patches, per unit of cosine
@@ -83,6 +84,7 @@ class Alignment(nn.Module):
         self.word = nn.Linear(config.hidden_size, config.hidden_size)
         self.patch = nn.Linear(config.hidden_size, config.hidden_size)
         self.importance = nn.Linear(config.hidden_size, 1)
+        self.expected = nn.Linear(config.hidden_size, 1)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, question, mask, images, image_index):
@@ -93,19 +95,25 @@ class Alignment(nn.Module):
 
         Returns:
             `(batch, question, hidden)`, what to add to each token; `(batch, question, patches)`, the weights of the
-            patches that it is taken from; in training the loss, `()`, the mean over the batch, else None.
+            patches that it is taken from; `(batch, 1)`, how much more of the words the image shows than other images
+            do, as far as the words tell; in training the loss, `()`, the mean over the batch, else None.
         """
         words, patches = F.normalize(self.word(question), dim=-1), F.normalize(self.patch(images), dim=-1)
-        weights = (self.SHARPNESS * words @ patches[image_index].transpose(-1, -2)).softmax(dim=-1)
-        loss = self._loss(question, mask, words, patches, image_index) if self.training else None
-        return self.output(weights @ images[image_index]), weights, loss
-
-    def _loss(self, question, mask, words, patches, image_index):
-        similarity = torch.einsum("qwh,iph->qiwp", words, patches)
-        found = (self.SHARPNESS * similarity).logsumexp(dim=-1) / self.SHARPNESS  # (batch, images, question)
         importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
         importance = importance / importance.sum(dim=1, keepdim=True).clamp_min(1e-6)
-        return F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", found, importance), image_index)
+        similarity = words @ patches[image_index].transpose(-1, -2)  # (batch, question, patches)
+        surplus = self._found(similarity) - self.expected(question).squeeze(-1)
+        match = self.SCALE * (surplus * importance).sum(dim=1, keepdim=True)
+        weights = (self.SHARPNESS * similarity).softmax(dim=-1)
+        loss = None
+        if self.training:
+            found = self._found(torch.einsum("qwh,iph->qiwp", words, patches))  # (batch, images, question)
+            loss = F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", found, importance), image_index)
+        return self.output(weights @ images[image_index]), weights, match, loss
+
+    def _found(self, similarity):
+        """A smooth maximum over the patches, which come last: the logarithm of the mean of their exponentials."""
+        return (self.SHARPNESS * similarity).exp().mean(dim=-1).log() / self.SHARPNESS
 
 
 class FusionLayer(GradientCheckpointingLayer):

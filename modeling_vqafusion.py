@@ -35,6 +35,8 @@ class VqaFusionOutput(ModelOutput):
             which words each patch looks at; columns of padding tokens are 0. With `output_attentions=True`.
         alignment (`(batch, question, patches)`, where `config.alignment_weight` is set): how much each question token
             takes of each patch before the fusion; rows of padding tokens are 0. With `output_attentions=True`.
+        match (`(batch, 1)`, where `config.alignment_weight` is set): how much more of what the question names the image
+            shows than other images do.
         alignment_loss (`()`, in training, where `config.alignment_weight` is set): times that weight; part of `loss`.
     """
 
@@ -46,6 +48,7 @@ class VqaFusionOutput(ModelOutput):
     question_to_image_attentions: tuple[torch.FloatTensor, ...] | None = None
     image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
     alignment: torch.FloatTensor | None = None
+    match: torch.FloatTensor | None = None
     alignment_loss: torch.FloatTensor | None = None
 
 
@@ -187,9 +190,9 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         question = self.question_projection(question)  # (batch, question, hidden)
         images, image_index = self._images(input_ids.shape[0], pixel_values, image_states, image_index)
         image = images[image_index]  # (batch, patches, hidden)
-        alignment = alignment_loss = None
+        alignment = match = alignment_loss = None
         if self.alignment is not None:
-            seen, alignment, loss = self.alignment(question, attention_mask, images, image_index)
+            seen, alignment, match, loss = self.alignment(question, attention_mask, images, image_index)
             question = question + seen
             alignment = alignment * attention_mask.unsqueeze(-1) if output_attentions else None
             alignment_loss = None if loss is None else self.config.alignment_weight * loss
@@ -209,6 +212,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             question_to_image_attentions=tuple(to_image) or None,
             image_to_question_attentions=tuple(to_question) or None,
             alignment=alignment,
+            match=match,
             alignment_loss=alignment_loss,
         )
 
@@ -263,6 +267,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
             nn.Dropout(config.dropout),
             nn.Linear(2 * config.hidden_size, config.num_labels),
         )
+        aligned = config.alignment_weight and not config.blind
+        self.match_classifier = nn.Linear(1, config.num_labels, bias=False) if aligned else None
         self.post_init()
 
     @classmethod
@@ -311,6 +317,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
             input_ids, attention_mask, pixel_values, image_states, image_index, output_attentions, return_dict=True
         )
         logits = self.classifier(fused.pooler_output)  # (batch, answers)
+        if self.match_classifier is not None:
+            logits = logits + self.match_classifier(fused.match)
         loss = None if labels is None else self.answer_loss(logits, labels)
         if loss is not None and fused.alignment_loss is not None:
             loss = loss + fused.alignment_loss

@@ -191,6 +191,18 @@ def test_alignment_learns_which_image_a_question_is_about():
         losses[-1].backward()
         optimizer.step()
     assert losses[0] > 0.1 and losses[-1] < 0.1 * losses[0]
+    model.eval()
+    own = model(**inputs).match
+    other = model(**inputs | {"image_index": 1 - inputs["image_index"]}).match
+    assert own.shape == (4, 1) and (own > other + 1).all()  # a word's cosine that is 0.05 higher
+
+
+def test_the_match_speaks_for_answers():
+    model = aligned().eval()
+    output = model(**batch())
+    without = output.logits - output.match * model.match_classifier.weight.T
+    torch.testing.assert_close(without, model.classifier(output.pooler_output))
+    assert not torch.allclose(without, output.logits)
 
 
 def test_the_alignment_loss_is_part_of_the_loss_in_training_only():
@@ -211,6 +223,7 @@ def test_padding_changes_no_alignment():
     inputs["input_ids"][0, 5:] = 9
     output, expected = (model(**x, output_attentions=True) for x in (padded, inputs))
     torch.testing.assert_close(output.alignment_loss, expected.alignment_loss)
+    torch.testing.assert_close(output.match, expected.match)
     assert output.alignment.shape == (3, 10, 17) and (output.alignment[0, 5:] == 0).all()
     torch.testing.assert_close(output.alignment[1:, :7].sum(-1), torch.ones(2, 7))
     inputs["attention_mask"][1] = 0  # a question of no words at all
