@@ -69,8 +69,8 @@ class FusionStream(nn.Module):
 
 class Alignment(nn.Module):
     """
-    Gives each word what the image shows of it, before the fusion, and says how well the image shows what the question
-    names. Which patches a word is about is learned by telling which image of a batch a question belongs to, from the
+    Gives each word what the image shows of it and how well it shows it, before the fusion, and says how well it shows
+    all that the question names. Which patches a word is about is learned by telling which image of a batch a question belongs to, from the
     cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.2) in one direction, with a
     smooth maximum over the patches, so that all of them learn, and with learned weights for the words, most of which
     name nothing.
@@ -86,6 +86,7 @@ class Alignment(nn.Module):
         self.importance = nn.Linear(config.hidden_size, 1)
         self.expected = nn.Linear(config.hidden_size, 1)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.surplus_output = nn.Linear(1, config.hidden_size, bias=False)
 
     def forward(self, question, mask, images, image_index):
         """
@@ -102,14 +103,15 @@ class Alignment(nn.Module):
         importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
         importance = importance / importance.sum(dim=1, keepdim=True).clamp_min(1e-6)
         similarity = words @ patches[image_index].transpose(-1, -2)  # (batch, question, patches)
-        surplus = self._found(similarity) - self.expected(question).squeeze(-1)
-        match = self.SCALE * (surplus * importance).sum(dim=1, keepdim=True)
+        found = self._found(similarity).unsqueeze(-1)  # (batch, question, 1)
+        surplus = self.SCALE * (found - self.expected(question))
+        match = (surplus.squeeze(-1) * importance).sum(dim=1, keepdim=True)
         weights = (self.SHARPNESS * similarity).softmax(dim=-1)
         loss = None
         if self.training:
-            found = self._found(torch.einsum("qwh,iph->qiwp", words, patches))  # (batch, images, question)
-            loss = F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", found, importance), image_index)
-        return self.output(weights @ images[image_index]), weights, match, loss
+            everywhere = self._found(torch.einsum("qwh,iph->qiwp", words, patches))  # (batch, images, question)
+            loss = F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", everywhere, importance), image_index)
+        return self.output(weights @ images[image_index]) + self.surplus_output(surplus), weights, match, loss
 
     def _found(self, similarity):
         """A smooth maximum over the patches, which come last: the logarithm of the mean of their exponentials."""
