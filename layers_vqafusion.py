@@ -70,10 +70,10 @@ class FusionStream(nn.Module):
 class Alignment(nn.Module):
     """
     Gives each word what the image shows of it and how well it shows it, before the fusion, and says how well it shows
-    all that the question names. Which patches a word is about is learned by telling which image of a batch a question belongs to, from the
-    cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.2) in one direction, with a
-    smooth maximum over the patches, so that all of them learn, and with learned weights for the words, most of which
-    name nothing.
+    all that the question names. Which patches a word is about is learned by telling which image of a batch a question
+    belongs to, from the cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.2) in one
+    direction, with a smooth maximum over the patches, so that all of them learn, and with learned weights for the
+    words, most of which name nothing.
     """
 
     SHARPNESS = 10.0  # of a word's choice of patches, per unit of cosine
