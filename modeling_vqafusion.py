@@ -267,7 +267,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
             nn.Dropout(config.dropout),
             nn.Linear(2 * config.hidden_size, config.num_labels),
         )
-        aligned = config.alignment_weight and not config.blind
+        aligned = self.vqafusion.alignment is not None
         self.match_classifier = nn.Linear(1, config.num_labels, bias=False) if aligned else None
         self.post_init()
 

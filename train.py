@@ -49,10 +49,7 @@ def build(data, model_arguments, train_set):
     else:
         answers = build_vocabulary(train_set["answers"], data.num_answers)
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
-    vision_config, text_config = (
-        encoder_config(model_arguments, "vision_config"),
-        encoder_config(model_arguments, "text_config"),
-    )
+    vision_config, text_config = (encoder_config(model_arguments, name) for name in ("vision_config", "text_config"))
     if (vision_config is None) != (text_config is None):
         raise ValueError("give both --vision_config and --text_config, or neither")
     if vision_config is None:

@@ -65,6 +65,16 @@ def tiny_config(**changes):
     )
 
 
+def batch(questions=3, length=7, images=None, size=32):
+    """Inputs of random questions, each about an image of its own unless `images` says how many there are."""
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.randint(5, 200, (questions, length)),
+        "attention_mask": torch.ones(questions, length, dtype=torch.long),
+        "pixel_values": torch.randn(images or questions, 3, size, size),
+    }
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

@@ -6,20 +6,11 @@ import sys
 
 import pytest
 import torch
-from conftest import COLORS, ROOT, draw, tiny_config
+from conftest import COLORS, ROOT, batch, draw, tiny_config
 from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, ResNetConfig
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
 from vqafusion.modeling_vqafusion import HUB_FILES
-
-
-def batch(questions=3, length=7, images=None, size=32):
-    torch.manual_seed(1)
-    return {
-        "input_ids": torch.randint(5, 200, (questions, length)),
-        "attention_mask": torch.ones(questions, length, dtype=torch.long),
-        "pixel_values": torch.randn(images or questions, 3, size, size),
-    }
 
 
 def test_shapes(model):
@@ -170,64 +161,6 @@ def test_colors_reach_the_answer_and_can_be_stored():
     assert torch.equal(expected, model(**inputs, image_states=states).logits)
     states[..., 32:] = states[..., 32:].roll(1, dims=-1)
     assert not torch.allclose(expected, model(**inputs, image_states=states).logits)
-
-
-def aligned(weight=0.5):
-    torch.manual_seed(0)
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=weight, dropout=0.0)).train()
-    model.vqafusion.text_model.eval()  # no dropout there either
-    return model
-
-
-def test_alignment_learns_which_image_a_question_is_about():
-    model = aligned()
-    inputs = {**batch(4, images=2), "image_index": torch.tensor([0, 1, 1, 0])}
-    inputs["attention_mask"][0, 5:] = 0
-    optimizer = torch.optim.Adam(model.vqafusion.alignment.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(30):
-        losses.append(model(**inputs).alignment_loss)
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[0] > 0.1 and losses[-1] < 0.1 * losses[0]
-    model.eval()
-    own = model(**inputs).match
-    other = model(**inputs | {"image_index": 1 - inputs["image_index"]}).match
-    assert own.shape == (4, 1) and (own > other + 1).all()  # a word's cosine that is 0.05 higher
-
-
-def test_the_match_speaks_for_answers():
-    model = aligned().eval()
-    output = model(**batch())
-    without = output.logits - output.match * model.match_classifier.weight.T
-    torch.testing.assert_close(without, model.classifier(output.pooler_output))
-    assert not torch.allclose(without, output.logits)
-
-
-def test_the_alignment_loss_is_part_of_the_loss_in_training_only():
-    model = aligned()
-    inputs = batch()
-    output = model(**inputs, labels=torch.ones(3, 6))
-    assert output.alignment_loss > 0
-    torch.testing.assert_close(2 * output.alignment_loss, aligned(1.0)(**inputs).alignment_loss)
-    assert torch.isclose(output.loss, model.answer_loss(output.logits, torch.ones(3, 6)) + output.alignment_loss)
-    assert model.eval()(**inputs).alignment_loss is None
-    assert VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=1, blind=True)).vqafusion.alignment is None
-
-
-def test_padding_changes_no_alignment():
-    model, inputs = aligned(), batch()
-    inputs["attention_mask"][0, 5:] = 0
-    padded = {**inputs, **{k: torch.nn.functional.pad(inputs[k], (0, 3)) for k in ("input_ids", "attention_mask")}}
-    inputs["input_ids"][0, 5:] = 9
-    output, expected = (model(**x, output_attentions=True) for x in (padded, inputs))
-    torch.testing.assert_close(output.alignment_loss, expected.alignment_loss)
-    torch.testing.assert_close(output.match, expected.match)
-    assert output.alignment.shape == (3, 10, 17) and (output.alignment[0, 5:] == 0).all()
-    torch.testing.assert_close(output.alignment[1:, :7].sum(-1), torch.ones(2, 7))
-    inputs["attention_mask"][1] = 0  # a question of no words at all
-    assert model(**inputs).alignment_loss.isfinite()
 
 
 def test_losses():
