@@ -1,4 +1,4 @@
-"""The parts of the fusion: cross-attention in both directions, and the alignment of words and patches before it."""
+"""The parts of the fusion: cross-attention in both directions; before it, words and patches that find one another."""
 
 import torch
 from torch import nn
@@ -97,11 +97,11 @@ class Alignment(nn.Module):
         Returns:
             `(batch, question, hidden)`, what to add to each token; `(batch, question, patches)`, the weights of the
             patches that it is taken from; `(batch, 1)`, how much more of the words the image shows than other images
-            do, as far as the words tell; in training the loss, `()`, the mean over the batch, else None.
+            do, as far as the words tell; `(batch, hidden)`, what the image shows, to be compared with the directions
+            of other words; in training the loss, `()`, the mean over the batch, else None.
         """
-        words, patches = F.normalize(self.word(question), dim=-1), F.normalize(self.patch(images), dim=-1)
-        importance = F.softplus(self.importance(question)).squeeze(-1) * mask  # (batch, question)
-        importance = importance / importance.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        words, importance = self._words(question, mask)
+        patches = F.normalize(self.patch(images), dim=-1)
         similarity = words @ patches[image_index].transpose(-1, -2)  # (batch, question, patches)
         found = self._found(similarity).unsqueeze(-1)  # (batch, question, 1)
         surplus = self.SCALE * (found - self.expected(question))
@@ -111,11 +111,60 @@ class Alignment(nn.Module):
         if self.training:
             everywhere = self._found(torch.einsum("qwh,iph->qiwp", words, patches))  # (batch, images, question)
             loss = F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", everywhere, importance), image_index)
-        return self.output(weights @ images[image_index]) + self.surplus_output(surplus), weights, match, loss
+        seen = self.output(weights @ images[image_index]) + self.surplus_output(surplus)
+        return seen, weights, match, patches.mean(dim=1)[image_index], loss
+
+    def direction(self, question, mask):
+        """
+        Where texts of one thing point, among patches.
+
+        Args:
+            question: `(texts, tokens, hidden)`; mask: `(texts, tokens)`, 0 on tokens without a meaning.
+
+        Returns:
+            `(texts, hidden)`, of length 1.
+        """
+        words, importance = self._words(question, mask)
+        return F.normalize((importance.unsqueeze(1) @ words).squeeze(1), dim=-1)
+
+    def _words(self, question, mask):
+        """Directions `(batch, question, hidden)` of the tokens, and their shares `(batch, question)` in a question."""
+        importance = F.softplus(self.importance(question)).squeeze(-1) * mask
+        importance = importance / importance.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        return F.normalize(self.word(question), dim=-1), importance
 
     def _found(self, similarity):
         """A smooth maximum over the patches, which come last: the logarithm of the mean of their exponentials."""
         return (self.SHARPNESS * similarity).exp().mean(dim=-1).log() / self.SHARPNESS
+
+
+class ShownAnswers(nn.Module):
+    """
+    Which answers the image shows, whatever the question: cosines of an answer's words with what the alignment sees in
+    the image, less what they are for other images. The words are looked up, not trained (`look_for_answers` of
+    vqafusion.answer_head), so that an answer that was rarely given profits from the questions that its words are in.
+    """
+
+    SCALE = 2.0  # of the cosines in the logits; chosen on VQA v2's minidev2014
+
+    def __init__(self, config):
+        super().__init__()
+        self.register_buffer("words", torch.zeros(config.num_labels, config.hidden_size))
+        self.register_buffer("usual", torch.zeros(config.hidden_size))
+
+    def forward(self, shown):
+        """
+        Args:
+            shown: `(batch, hidden)` from [`Alignment`].
+
+        Returns:
+            `(batch, answers)`, to be added to the logits. Not in training: what is learned with it relies on it more
+            than it is worth for new images. There only the usual image is kept, and the result is 0, `()`.
+        """
+        if self.training:
+            self.usual.lerp_(shown.detach().mean(dim=0).to(self.usual.dtype), 0.1)
+            return shown.new_zeros(())
+        return self.SCALE * (shown - self.usual) @ self.words.T
 
 
 class FusionLayer(GradientCheckpointingLayer):

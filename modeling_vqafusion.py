@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
-from .layers_vqafusion import Alignment, FusionLayer
+from .layers_vqafusion import Alignment, FusionLayer, ShownAnswers
 
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
 
@@ -37,6 +37,8 @@ class VqaFusionOutput(ModelOutput):
             takes of each patch before the fusion; rows of padding tokens are 0. With `output_attentions=True`.
         match (`(batch, 1)`, where `config.alignment_weight` is set): how much more of what the question names the image
             shows than other images do.
+        shown (`(batch, hidden)`, where `config.alignment_weight` is set): what words are compared with for that, mean
+            over the patches.
         alignment_loss (`()`, in training, where `config.alignment_weight` is set): times that weight; part of `loss`.
     """
 
@@ -49,6 +51,7 @@ class VqaFusionOutput(ModelOutput):
     image_to_question_attentions: tuple[torch.FloatTensor, ...] | None = None
     alignment: torch.FloatTensor | None = None
     match: torch.FloatTensor | None = None
+    shown: torch.FloatTensor | None = None
     alignment_loss: torch.FloatTensor | None = None
 
 
@@ -59,6 +62,13 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["FusionLayer"]
+
+    def _init_weights(self, module):
+        """As in transformers, which knows only its own buffers; these were not saved by earlier versions."""
+        super()._init_weights(module)
+        if isinstance(module, ShownAnswers):
+            module.words.zero_()
+            module.usual.zero_()
 
     def save_pretrained(self, save_directory, **kwargs):
         """
@@ -190,9 +200,9 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         question = self.question_projection(question)  # (batch, question, hidden)
         images, image_index = self._images(input_ids.shape[0], pixel_values, image_states, image_index)
         image = images[image_index]  # (batch, patches, hidden)
-        alignment = match = alignment_loss = None
+        alignment = match = shown = alignment_loss = None
         if self.alignment is not None:
-            seen, alignment, match, loss = self.alignment(question, attention_mask, images, image_index)
+            seen, alignment, match, shown, loss = self.alignment(question, attention_mask, images, image_index)
             question = question + seen
             alignment = alignment * attention_mask.unsqueeze(-1) if output_attentions else None
             alignment_loss = None if loss is None else self.config.alignment_weight * loss
@@ -213,6 +223,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             image_to_question_attentions=tuple(to_question) or None,
             alignment=alignment,
             match=match,
+            shown=shown,
             alignment_loss=alignment_loss,
         )
 
@@ -269,6 +280,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         )
         aligned = self.vqafusion.alignment is not None
         self.match_classifier = nn.Linear(1, config.num_labels, bias=False) if aligned else None
+        self.shown_answers = ShownAnswers(config) if aligned else None
         self.post_init()
 
     @classmethod
@@ -318,7 +330,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         )
         logits = self.classifier(fused.pooler_output)  # (batch, answers)
         if self.match_classifier is not None:
-            logits = logits + self.match_classifier(fused.match)
+            logits = logits + self.match_classifier(fused.match) + self.shown_answers(fused.shown)
         loss = None if labels is None else self.answer_loss(logits, labels)
         if loss is not None and fused.alignment_loss is not None:
             loss = loss + fused.alignment_loss

@@ -15,6 +15,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.analysis.plots import save_learning_curve
+from vqafusion.answer_head import start_at_embeddings, start_at_frequencies
 from vqafusion.arguments import DataArguments, ModelArguments, encoder_config, json_argument
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
@@ -30,13 +31,7 @@ from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
-from vqafusion.trainer import (
-    VqaTrainer,
-    VqaTrainingArguments,
-    best_answers,
-    start_at_embeddings,
-    start_at_frequencies,
-)
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
 
 TEACHERS = "teachers"  # below the output folder
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
@@ -207,8 +202,11 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     return folder
 
 
-def train(data, model_arguments, args, output_dir, resume, teachers=()):
-    """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
+def train(data, model_arguments, args, output_dir, resume, teachers=None):
+    """
+    From the arguments to the trained model's folder; the [`VqaTrainer`] is returned. A model that is to be a teacher
+    itself, with `teachers` None, does not look for its answers: what learns from those that do gains nothing by it.
+    """
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
@@ -270,12 +268,19 @@ def train(data, model_arguments, args, output_dir, resume, teachers=()):
         preprocess_logits_for_metrics=best_answers,
     )
     trainer.train_collator = train_collator
+    if model.shown_answers is not None and teachers is not None:
+        answers = [model.config.id2label[label] for label in range(model.config.num_labels)]
+        trainer.answer_tokens = processor.tokenizer(
+            answers, padding=True, truncation=True, return_special_tokens_mask=True, return_token_type_ids=False,
+            return_tensors="pt",
+        )  # fmt: skip
     try:
         result = trainer.train(resume_from_checkpoint=resume)
     except Stopped as stopped:
         if trainer.is_world_process_zero():
             print(stopped)
         raise SystemExit(128 + stopped.received) from None  # as a shell counts signals
+    trainer.look_for_answers()  # also without any evaluation
     staged = output_dir / SAVING
     trainer.save_model(staged)
     trainer.accelerator.wait_for_everyone()

@@ -1,15 +1,14 @@
-"""`Trainer` for VQA: a learning rate per encoder, questions in groups, guards, and how a new answer head starts."""
+"""`Trainer` for VQA: a learning rate per encoder, questions in groups, the official accuracy, and guards."""
 
 import time
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
-from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from .answer_head import look_for_answers
 from .command_line import peak_memory
 from .data_prep.sampling import QuestionSampler
 from .guards import FiniteOnly, StopAtSignal, WholeCheckpoints
@@ -115,6 +114,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         self.stop_at_signal = StopAtSignal(self.accelerator)
         for callback in (self.finite_only, self.stop_at_signal):
             self.add_callback(callback)
+        self.answer_tokens = None  # what `look_for_answers` is given, of a model that is to look for them
         self._logged = None  # when, and at which step
 
     def create_accelerator_and_postprocess(self):
@@ -131,6 +131,15 @@ class VqaTrainer(WholeCheckpoints, Trainer):
             return super().train(*args, **kwargs)
         finally:
             self.stop_at_signal.restore()
+
+    def evaluate(self, *args, **kwargs):
+        self.look_for_answers()
+        return super().evaluate(*args, **kwargs)
+
+    def look_for_answers(self):
+        """Tell the model the directions of its answers' words as they are now (not with FSDP, which cuts them up)."""
+        if self.answer_tokens is not None and not self.is_fsdp_enabled:
+            look_for_answers(self.accelerator.unwrap_model(self.model), **self.answer_tokens)
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.last_batch = inputs  # `FiniteOnly` tells what it held
@@ -225,38 +234,3 @@ def best_answers(output, labels):
     """What evaluation keeps of each batch: `(batch, TOP_K)` label ids, best first; not 1,000 logits a question."""
     logits = output[0] if isinstance(output, tuple) else output
     return logits.topk(min(TOP_K, logits.shape[-1])).indices
-
-
-@torch.no_grad()
-def start_at_frequencies(model, frequencies):
-    """
-    Set the head's bias so that a new model gives every answer its frequency, as Lin et al. (RetinaNet, ICCV 2017,
-    section 3.3) do for rare classes; else it spends its first epoch on learning that most answers are rare.
-
-    Args:
-        model: a [`VqaFusionForVisualQuestionAnswering`].
-        frequencies: `(answers,)`, the mean soft target of each answer in the training split.
-    """
-    frequencies = frequencies.clamp(1e-5, 1 - 1e-5)
-    bias = frequencies.logit() if model.config.answer_loss == "bce" else frequencies.log()
-    model.classifier[-1].bias.copy_(bias)
-
-
-@torch.no_grad()
-def start_at_embeddings(model, input_ids, attention_mask, norm=0.8):
-    """
-    Set the head's weights to what the text encoder makes of each answer, so that answers of similar meaning begin
-    with similar scores, and rare ones profit from frequent ones.
-
-    Args:
-        model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode, with a pretrained text encoder.
-        input_ids, attention_mask: `(answers, tokens)`, the answers as the tokenizer gives them.
-        norm (`float`): length of each answer's weights; chosen on VQA v2's minidev2014.
-    """
-    states = model.vqafusion.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    mask = attention_mask.unsqueeze(-1)
-    embeddings = (states * mask).sum(1) / mask.sum(1)  # (answers, text width)
-    embeddings = F.normalize(embeddings - embeddings.mean(0), dim=-1)
-    weight = model.classifier[-1].weight  # (answers, 2 * hidden)
-    turn = nn.init.orthogonal_(weight.new_empty(embeddings.shape[1], weight.shape[1]))  # keeps angles
-    weight.copy_(norm * F.normalize(embeddings @ turn, dim=-1))

@@ -187,6 +187,9 @@ def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     teachers = [load_file(tmp_path / "model" / "teachers" / n / "model.safetensors") for n in "01"]
     assert any(not teachers[0][name].equal(teachers[1][name]) for name in teachers[0])
+    looked_for = "shown_answers.words"
+    assert not any(teacher[looked_for].any() for teacher in teachers)
+    assert load_file(tmp_path / "model" / "model.safetensors")[looked_for].any()
     states = [json.loads((folder / "trainer_state.json").read_text()) for folder in
               (tmp_path / "model" / "teachers" / "1", tmp_path / "model")]  # fmt: skip
     assert [state["epoch"] for state in states] == [1, 2]

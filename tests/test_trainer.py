@@ -1,4 +1,4 @@
-"""Learning rates by part, precision by processor, the start of a new head."""
+"""Learning rates by part, precision by processor, order, losses, arguments that are refused."""
 
 import tempfile
 
@@ -8,7 +8,7 @@ from conftest import tiny_config
 from datasets import Dataset
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, start_at_embeddings, start_at_frequencies
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
 
 UNUSED = tempfile.gettempdir()
 
@@ -80,23 +80,3 @@ def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, exp
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     args = VqaTrainingArguments(output_dir=UNUSED, bf16_where_fast=True)
     assert args.bf16 is expected and not VqaTrainingArguments(output_dir=UNUSED).bf16
-
-
-@pytest.mark.parametrize("loss", ["bce", "ce"])
-def test_a_new_model_starts_at_the_answers_frequencies(loss):
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(answer_loss=loss)).eval()
-    frequencies = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0])
-    start_at_frequencies(model, frequencies)
-    bias = model.classifier[-1].bias.detach()
-    assert torch.allclose(model.probabilities(bias[None])[0], frequencies, atol=1e-4)
-
-
-@pytest.mark.parametrize("width", [8, 32])
-def test_a_new_head_knows_which_answers_are_alike(width):
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(hidden_size=width)).eval()
-    ids = torch.tensor([[7, 8, 0], [7, 8, 0], [9, 0, 0], [11, 12, 13], [14, 0, 0], [15, 16, 0]])
-    start_at_embeddings(model, ids, (ids > 0).long())
-    weight = model.classifier[-1].weight.detach()
-    assert torch.allclose(weight.norm(dim=-1), torch.full((6,), 0.8))
-    alike = torch.nn.functional.cosine_similarity(weight[:1], weight)
-    assert alike[1] == pytest.approx(1, abs=1e-4) and (alike[2:] < 0.95).all()
