@@ -162,7 +162,8 @@ class ShownAnswers(nn.Module):
             than it is worth for new images. There only the usual image is kept, and the result is 0, `()`.
         """
         if self.training:
-            self.usual.lerp_(shown.detach().mean(dim=0).to(self.usual.dtype), 0.1)
+            now = shown.detach().mean(dim=0).to(self.usual.dtype)
+            self.usual.lerp_(torch.where(now.isfinite(), now, self.usual), 0.1)  # a skipped step leaves no trace
             return shown.new_zeros(())
         return self.SCALE * (shown - self.usual) @ self.words.T
 

@@ -64,6 +64,9 @@ def test_what_an_image_shows_more_than_others_is_told_in_evaluation_only(looking
         output = model(**inputs)
         assert not model.shown_answers(output.shown).any()
     usual = model.shown_answers.usual
+    kept = usual.clone()
+    model.shown_answers(torch.full_like(output.shown, torch.nan))  # of a step that `--not_finite skip` leaves out
+    assert usual.equal(kept)
     model.eval()
     output = model(**inputs)
     torch.testing.assert_close(usual, output.shown.mean(0).detach(), rtol=0.01, atol=1e-3)
