@@ -4,7 +4,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .data_prep.encode import MAX_QUESTION_TOKENS
 from .data_prep.own_data import answer_type
+from .processing_vqafusion import max_question_length
+
+
+def answer_tokens(config, tokenizer):
+    """The answers of a [`VqaFusionConfig`] as a tokenizer gives them, no longer than the text encoder takes."""
+    return tokenizer(
+        [config.id2label[label] for label in range(config.num_labels)],
+        padding=True, truncation=True, max_length=min(MAX_QUESTION_TOKENS, max_question_length(config, tokenizer)),
+        return_special_tokens_mask=True, return_token_type_ids=False, return_tensors="pt",
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -30,7 +41,7 @@ def start_at_embeddings(model, input_ids, attention_mask, norm=0.8):
 
     Args:
         model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode, with a pretrained text encoder.
-        input_ids, attention_mask: `(answers, tokens)`, the answers as the tokenizer gives them.
+        input_ids, attention_mask: `(answers, tokens)`, from [`answer_tokens`].
         norm (`float`): length of each answer's weights; chosen on VQA v2's minidev2014.
     """
     states = model.vqafusion.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -46,11 +57,11 @@ def start_at_embeddings(model, input_ids, attention_mask, norm=0.8):
 def look_for_answers(model, input_ids, attention_mask, special_tokens_mask):
     """
     Look up where the answers' words point among an image's patches, by what the alignment has learned from the words
-    of questions. Answers that name nothing, yes, no and numbers, are left out.
+    of questions. Yes, no and numbers are left out, which name nothing that could be seen.
 
     Args:
         model: a [`VqaFusionForVisualQuestionAnswering`] with `config.alignment_weight`.
-        input_ids, attention_mask, special_tokens_mask: `(answers, tokens)`, the answers as the tokenizer gives them.
+        input_ids, attention_mask, special_tokens_mask: `(answers, tokens)`, from [`answer_tokens`].
     """
     training, fused = model.training, model.vqafusion
     model.eval()

@@ -1,4 +1,4 @@
-"""The parts of the fusion: cross-attention in both directions; before it, words and patches that find one another."""
+"""The parts of the fusion: cross-attention; before it, words that look for patches; after it, answers that do."""
 
 import torch
 from torch import nn
@@ -143,6 +143,7 @@ class ShownAnswers(nn.Module):
     Which answers the image shows, whatever the question: cosines of an answer's words with what the alignment sees in
     the image, less what they are for other images. The words are looked up, not trained (`look_for_answers` of
     vqafusion.answer_head), so that an answer that was rarely given profits from the questions that its words are in.
+    Who trains a saved model further looks them up again afterwards, as `VqaTrainer` does.
     """
 
     SCALE = 2.0  # of the cosines in the logits; chosen on VQA v2's minidev2014
@@ -163,7 +164,7 @@ class ShownAnswers(nn.Module):
         """
         if self.training:
             now = shown.detach().mean(dim=0).to(self.usual.dtype)
-            self.usual.lerp_(torch.where(now.isfinite(), now, self.usual), 0.1)  # a skipped step leaves no trace
+            self.usual.lerp_(torch.where(now.isfinite(), now, self.usual), 0.1)  # or one bad image would stay
             return shown.new_zeros(())
         return self.SCALE * (shown - self.usual) @ self.words.T
 

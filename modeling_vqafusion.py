@@ -37,8 +37,8 @@ class VqaFusionOutput(ModelOutput):
             takes of each patch before the fusion; rows of padding tokens are 0. With `output_attentions=True`.
         match (`(batch, 1)`, where `config.alignment_weight` is set): how much more of what the question names the image
             shows than other images do.
-        shown (`(batch, hidden)`, where `config.alignment_weight` is set): what words are compared with for that, mean
-            over the patches.
+        shown (`(batch, hidden)`, where `config.alignment_weight` is set): mean over the patches of what words are
+            compared with there.
         alignment_loss (`()`, in training, where `config.alignment_weight` is set): times that weight; part of `loss`.
     """
 
@@ -64,11 +64,11 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["FusionLayer"]
 
     def _init_weights(self, module):
-        """As in transformers, which knows only its own buffers; these were not saved by earlier versions."""
+        """As in transformers, which knows only its own buffers; earlier versions did not save these."""
         super()._init_weights(module)
         if isinstance(module, ShownAnswers):
-            module.words.zero_()
-            module.usual.zero_()
+            nn.init.zeros_(module.words)  # not `zero_`: transformers sees to it that this spares what was loaded
+            nn.init.zeros_(module.usual)
 
     def save_pretrained(self, save_directory, **kwargs):
         """

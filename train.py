@@ -15,7 +15,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.analysis.plots import save_learning_curve
-from vqafusion.answer_head import start_at_embeddings, start_at_frequencies
+from vqafusion.answer_head import answer_tokens, start_at_embeddings, start_at_frequencies
 from vqafusion.arguments import DataArguments, ModelArguments, encoder_config, json_argument
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
@@ -56,7 +56,7 @@ def build(data, model_arguments, train_set):
             **model_arguments.fusion(image_processor),
         )
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
-        known = tokenizer(answers, padding=True, truncation=True, return_tensors="pt")
+        known = answer_tokens(model.config, tokenizer)
         start_at_embeddings(model.eval(), known["input_ids"], known["attention_mask"])
     else:
         tokenizer = train_tokenizer(train_set["question"])
@@ -197,16 +197,14 @@ def train_teacher(data, model_arguments, args, output_dir, number):
         own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
         own.num_train_epochs = args.teacher_epochs or args.num_train_epochs
         with only_run_in(folder, args.process_index == 0):
-            train(data, model_arguments, own, folder, get_last_checkpoint(folder))
+            # What learns from models that look for their answers gains nothing by that (docs/tried.md).
+            train(data, model_arguments, own, folder, get_last_checkpoint(folder), look_for_answers=False)
         this_process().wait_for_everyone()  # the first one has written the model, which all will load
     return folder
 
 
-def train(data, model_arguments, args, output_dir, resume, teachers=None):
-    """
-    From the arguments to the trained model's folder; the [`VqaTrainer`] is returned. A model that is to be a teacher
-    itself, with `teachers` None, does not look for its answers: what learns from those that do gains nothing by it.
-    """
+def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for_answers=True):
+    """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
     set_seed(args.seed)
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
@@ -268,19 +266,15 @@ def train(data, model_arguments, args, output_dir, resume, teachers=None):
         preprocess_logits_for_metrics=best_answers,
     )
     trainer.train_collator = train_collator
-    if model.shown_answers is not None and teachers is not None:
-        answers = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        trainer.answer_tokens = processor.tokenizer(
-            answers, padding=True, truncation=True, return_special_tokens_mask=True, return_token_type_ids=False,
-            return_tensors="pt",
-        )  # fmt: skip
+    if look_for_answers and model.shown_answers is not None:
+        trainer.answer_tokens = answer_tokens(model.config, processor.tokenizer)
     try:
         result = trainer.train(resume_from_checkpoint=resume)
     except Stopped as stopped:
         if trainer.is_world_process_zero():
             print(stopped)
         raise SystemExit(128 + stopped.received) from None  # as a shell counts signals
-    trainer.look_for_answers()  # also without any evaluation
+    trainer.look_for_answers()  # by the weights that are kept, which were not evaluated in every case
     staged = output_dir / SAVING
     trainer.save_model(staged)
     trainer.accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""`Trainer` for VQA: a learning rate per encoder, questions in groups, the official accuracy, and guards."""
+"""`Trainer` for VQA: a learning rate per encoder, questions in groups, guards."""
 
 import time
 from dataclasses import dataclass, field
@@ -137,9 +137,12 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         return super().evaluate(*args, **kwargs)
 
     def look_for_answers(self):
-        """Tell the model the directions of its answers' words as they are now (not with FSDP, which cuts them up)."""
+        """Tell the model where its answers' words point now (not with FSDP, which cuts the weights up)."""
         if self.answer_tokens is not None and not self.is_fsdp_enabled:
-            look_for_answers(self.accelerator.unwrap_model(self.model), **self.answer_tokens)
+            model = self.accelerator.unwrap_model(self.model)
+            look_for_answers(model, **self.answer_tokens)
+            usual = model.shown_answers.usual  # each process has seen its own images
+            usual.copy_(self.accelerator.reduce(usual, "mean"))
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.last_batch = inputs  # `FiniteOnly` tells what it held

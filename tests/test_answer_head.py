@@ -6,7 +6,7 @@ from conftest import ANSWERS, batch, tiny_config
 from torch.nn.functional import normalize
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.answer_head import look_for_answers, start_at_embeddings, start_at_frequencies
+from vqafusion.answer_head import answer_tokens, look_for_answers, start_at_embeddings, start_at_frequencies
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
 
 
@@ -35,7 +35,13 @@ def looking(processor):
     """A model with alignment, and its answers as the tokenizer gives them."""
     torch.manual_seed(0)
     model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=0.5)).eval()
-    return model, processor.tokenizer(ANSWERS, padding=True, return_special_tokens_mask=True, return_tensors="pt")
+    return model, answer_tokens(model.config, processor.tokenizer)
+
+
+def test_answers_are_no_longer_than_the_text_encoder_takes(processor):
+    config = tiny_config(id2label=dict(enumerate(["red", "red " * 20])))
+    config.text_config.max_position_embeddings = 16
+    assert answer_tokens(config, processor.tokenizer)["input_ids"].shape == (2, 16)
 
 
 def test_the_words_of_answers_are_looked_up(looking, processor):
@@ -77,7 +83,7 @@ def test_what_an_image_shows_more_than_others_is_told_in_evaluation_only(looking
     assert cosines[:, ANSWERS.index("red")].abs().min() > 0 and not cosines[:, ANSWERS.index("2")].any()
 
 
-def test_training_looks_before_it_evaluates_and_earlier_models_load(looking, tmp_path):
+def test_the_trainer_looks_before_it_evaluates(looking, tmp_path):
     model, tokens = looking
     args = VqaTrainingArguments(output_dir=str(tmp_path), report_to=[])
     trainer = VqaTrainer(model, args, eval_dataset=[batch(1)], data_collator=lambda rows: rows[0])
@@ -85,8 +91,26 @@ def test_training_looks_before_it_evaluates_and_earlier_models_load(looking, tmp
     assert not model.shown_answers.words.any()  # as a teacher
     trainer.answer_tokens = tokens
     trainer.evaluate()
-    assert model.shown_answers.words.any()
+    before = model.shown_answers.words.clone()
+    torch.nn.init.normal_(model.vqafusion.alignment.word.weight)
+    trainer.evaluate()
+    assert before.any() and not model.shown_answers.words.allclose(before)
+
+
+def test_what_was_looked_up_is_saved_and_absent_in_earlier_models(looking, tmp_path):
+    model, _ = looking
+    model.shown_answers.words.normal_()
+    model.shown_answers.usual.normal_()
+    model.save_pretrained(tmp_path / "model")
+    loaded = VqaFusionForVisualQuestionAnswering.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits)
+    for name, value in model.shown_answers.named_buffers():
+        assert value.equal(loaded.shown_answers.get_buffer(name))
     earlier = {name: value for name, value in model.state_dict().items() if "shown_answers" not in name}
     model.save_pretrained(tmp_path / "earlier", state_dict=earlier)
-    loaded = VqaFusionForVisualQuestionAnswering.from_pretrained(tmp_path / "earlier")
-    assert not loaded.shown_answers.words.any() and not loaded.shown_answers.usual.any()
+    torch.use_deterministic_algorithms(True)  # which fills empty memory with NaN
+    try:
+        loaded = VqaFusionForVisualQuestionAnswering.from_pretrained(tmp_path / "earlier")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not any(value.any() for value in loaded.shown_answers.buffers())

@@ -136,6 +136,14 @@ def test_fsdp_trains_and_one_process_loads_what_it_saved(trained):
         torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
 
 
+def test_answers_are_looked_for_on_two_processes_but_not_with_fsdp(trained):
+    steps = ("--alignment_weight", 0.3, "--max_steps", 5)
+    looked = load_file(trained(2, *steps) / "model.safetensors")
+    assert looked["shown_answers.words"].any() and looked["shown_answers.usual"].any()
+    sharded = load_file(trained(2, *steps, "--fsdp") / "model.safetensors")
+    assert not sharded["shown_answers.words"].any() and sharded["shown_answers.usual"].isfinite().all()
+
+
 def test_two_processes_learn_from_a_teacher(trained):
     model = trained(2, "--num_teachers", 1, "--max_steps", 20)
     assert (model / "teachers" / "0" / "model.safetensors").exists()
