@@ -153,20 +153,24 @@ class ShownAnswers(nn.Module):
         self.register_buffer("words", torch.zeros(config.num_labels, config.hidden_size))
         self.register_buffer("usual", torch.zeros(config.hidden_size))
 
-    def forward(self, shown):
+    def forward(self, shown, logits):
         """
         Args:
             shown: `(batch, hidden)` from [`Alignment`].
+            logits: `(batch, answers)` without this.
 
         Returns:
-            `(batch, answers)`, to be added to the logits. Not in training: what is learned with it relies on it more
-            than it is worth for new images. There only the usual image is kept, and the result is 0, `()`.
+            `(batch, answers)`, the logits with it: by how much more each answer is shown than those that are believed
+            anyway, so that no question gets more sure of all its answers. As they were in training, since what is
+            learned with it relies on it more than it is worth for new images; there only the usual image is kept.
         """
         if self.training:
             now = shown.detach().mean(dim=0).to(self.usual.dtype)
             self.usual.lerp_(torch.where(now.isfinite(), now, self.usual), 0.1)  # or one bad image would stay
-            return shown.new_zeros(())
-        return self.SCALE * (shown - self.usual) @ self.words.T
+            return logits
+        evidence = self.SCALE * (shown - self.usual) @ self.words.T  # (batch, answers)
+        belief = logits.sigmoid()
+        return logits + evidence - (belief * evidence).sum(dim=-1, keepdim=True) / belief.sum(dim=-1, keepdim=True)
 
 
 class FusionLayer(GradientCheckpointingLayer):

@@ -330,7 +330,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         )
         logits = self.classifier(fused.pooler_output)  # (batch, answers)
         if self.match_classifier is not None:
-            logits = logits + self.match_classifier(fused.match) + self.shown_answers(fused.shown)
+            logits = self.shown_answers(fused.shown, logits + self.match_classifier(fused.match))
         loss = None if labels is None else self.answer_loss(logits, labels)
         if loss is not None and fused.alignment_loss is not None:
             loss = loss + fused.alignment_loss

@@ -68,10 +68,10 @@ def test_what_an_image_shows_more_than_others_is_told_in_evaluation_only(looking
     model.train()
     for _ in range(100):
         output = model(**inputs)
-        assert not model.shown_answers(output.shown).any()
+        assert model.shown_answers(output.shown, before.logits) is before.logits
     usual = model.shown_answers.usual
     kept = usual.clone()
-    model.shown_answers(torch.full_like(output.shown, torch.nan))  # of a step that `--not_finite skip` leaves out
+    model.shown_answers(torch.full_like(output.shown, torch.nan), before.logits)  # as of an image of no finite states
     assert usual.equal(kept)
     model.eval()
     output = model(**inputs)
@@ -79,7 +79,9 @@ def test_what_an_image_shows_more_than_others_is_told_in_evaluation_only(looking
     patches = normalize(model.vqafusion.alignment.patch(model.vqafusion._images(3, images, None, None)[0]), dim=-1)
     torch.testing.assert_close(output.shown, patches.mean(1))
     cosines = (output.shown - usual) @ model.shown_answers.words.T
-    torch.testing.assert_close(output.logits - before.logits, 2 * cosines)
+    added, belief = output.logits - before.logits, before.logits.sigmoid()
+    torch.testing.assert_close(added - added[:, :1], 2 * cosines)  # to "yes", which is not looked for
+    torch.testing.assert_close((belief * added).sum(1), torch.zeros(3), atol=1e-5, rtol=0)
     assert cosines[:, ANSWERS.index("red")].abs().min() > 0 and not cosines[:, ANSWERS.index("2")].any()
 
 
