@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
 
     @cache
     def train(processes, *arguments):
-        output = folder / f"model{processes}{len(arguments)}"
+        output = folder / f"model{len(list(folder.glob('model*')))}"
         run(processes, "train.py", folder / "recipe.json", "--output_dir", output,
             "--per_device_train_batch_size", BATCH // processes, *arguments)  # fmt: skip
         return output
