@@ -170,7 +170,8 @@ class ShownAnswers(nn.Module):
             return logits
         evidence = self.SCALE * (shown - self.usual) @ self.words.T  # (batch, answers)
         belief = logits.sigmoid()
-        return logits + evidence - (belief * evidence).sum(dim=-1, keepdim=True) / belief.sum(dim=-1, keepdim=True)
+        believed = (belief * evidence).sum(dim=-1, keepdim=True) / belief.sum(dim=-1, keepdim=True).clamp_min(1e-6)
+        return logits + evidence - believed
 
 
 class FusionLayer(GradientCheckpointingLayer):
