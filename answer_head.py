@@ -4,16 +4,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .data_prep.encode import MAX_QUESTION_TOKENS
+from .data_prep.encode import max_encoded_length
 from .data_prep.own_data import answer_type
-from .processing_vqafusion import max_question_length
 
 
 def answer_tokens(config, tokenizer):
     """The answers of a [`VqaFusionConfig`] as a tokenizer gives them, no longer than the text encoder takes."""
     return tokenizer(
         [config.id2label[label] for label in range(config.num_labels)],
-        padding=True, truncation=True, max_length=min(MAX_QUESTION_TOKENS, max_question_length(config, tokenizer)),
+        padding=True, truncation=True, max_length=max_encoded_length(config, tokenizer),
         return_special_tokens_mask=True, return_token_type_ids=False, return_tensors="pt",
     )  # fmt: skip
 
@@ -66,9 +65,8 @@ def look_for_answers(model, input_ids, attention_mask, special_tokens_mask):
     training, fused = model.training, model.vqafusion
     model.eval()
     mask = attention_mask * (1 - special_tokens_mask)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    states = fused.text_model(**{name: value.to(model.device) for name, value in inputs.items()}).last_hidden_state
-    words = fused.alignment.direction(fused.question_projection(states), mask.to(model.device))
+    states = fused.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    words = fused.alignment.direction(fused.question_projection(states), mask)
     named = [answer_type(model.config.id2label[label]) == "other" for label in range(model.config.num_labels)]
     model.shown_answers.words.copy_(words * words.new_tensor(named).unsqueeze(-1))
     model.train(training)

@@ -22,7 +22,7 @@ from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
-from vqafusion.data_prep.encode import MAX_QUESTION_TOKENS, VqaCollator, encode, train_tokenizer
+from vqafusion.data_prep.encode import VqaCollator, encode, forget_last_use, max_encoded_length, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states, this_process
 from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
@@ -30,7 +30,7 @@ from vqafusion.distillation import teacher_probabilities
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
+from vqafusion.processing_vqafusion import VqaFusionProcessor
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
 
 TEACHERS = "teachers"  # below the output folder
@@ -222,7 +222,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
 
-    length = min(MAX_QUESTION_TOKENS, max_question_length(model.config, processor.tokenizer))
+    length = max_encoded_length(model.config, processor.tokenizer)
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
     train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
     shifts = None
@@ -279,6 +279,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     trainer.save_model(staged)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        forget_last_use(processor.tokenizer)
         processor.save_pretrained(staged)
         save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
         write_json(staged / "training.json", record(data, model_arguments, args))

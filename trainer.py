@@ -140,7 +140,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         """Tell the model where its answers' words point now (not with FSDP, which cuts the weights up)."""
         if self.answer_tokens is not None and not self.is_fsdp_enabled:
             model = self.accelerator.unwrap_model(self.model)
-            look_for_answers(model, **self.answer_tokens)
+            look_for_answers(model, **self.answer_tokens.to(model.device))
             usual = model.shown_answers.usual  # each process has seen its own images
             usual.copy_(self.accelerator.reduce(usual, "mean"))
 

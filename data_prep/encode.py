@@ -13,11 +13,17 @@ from datasets.fingerprint import Hasher
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from ..processing_vqafusion import max_question_length
 from .answers import soft_targets
 from .image_features import pixel_values
 
 MAX_QUESTION_TOKENS = 64
 WORTH_PROCESSES = 10_000  # rows; fewer are encoded sooner than processes start
+
+
+def max_encoded_length(config, tokenizer):
+    """How many tokens of a text training reads: at most what the text encoder of a [`VqaFusionConfig`] takes."""
+    return min(MAX_QUESTION_TOKENS, max_question_length(config, tokenizer))
 
 
 def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_proc=None):
@@ -37,11 +43,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     """
     if "image" in dataset.column_names:
         dataset = dataset.cast_column("image", Image(decode=False))
-    # A tokenizer remembers its last padding, so its own hash, and with it the cache's key, would change with use.
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    key = Hasher.hash((dataset._fingerprint, backend.to_str(), label2id, max_length, 3))
+    key = Hasher.hash((dataset._fingerprint, forget_last_use(tokenizer).to_str(), label2id, max_length, 3))
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "vqafusion"  # a data set made in memory has no place of its own
     folder.mkdir(parents=True, exist_ok=True)
     encoded = dataset.select_columns(["question", "answers"]).map(
@@ -56,6 +58,17 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     )
     # Beside the other columns, not with them: pictures that lie in the data set itself are not written once more.
     return concatenate_datasets([dataset, encoded], axis=1)
+
+
+def forget_last_use(tokenizer):
+    """
+    A fast tokenizer's backend, without the padding and truncation that it remembers of its last call: its hash would
+    change with use, and so would the file that it is saved to.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
 
 
 def encode_batch(rows, tokenizer, label2id, max_length):

@@ -60,6 +60,8 @@ def test_train_writes_a_model_with_its_answers(trained):
     processing = json.loads((trained / "model" / "processor_config.json").read_text())["image_processor"]
     for name in ("image_mean", "image_std"):
         assert config[name] == pytest.approx(processing[name], abs=1e-5)
+    tokenizer = json.loads((trained / "model" / "tokenizer.json").read_text())
+    assert tokenizer["padding"] is None and tokenizer["truncation"] is None  # not those of its last use
     state = json.loads((trained / "model" / "trainer_state.json").read_text())
     assert state["global_step"] == 4  # the argument overrides the recipe
     assert 0 <= state["best_metric"] <= 100
