@@ -73,11 +73,14 @@ class Alignment(nn.Module):
     all that the question names. Which patches a word is about is learned by telling which image of a batch a question
     belongs to, from the cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.2) in one
     direction, with a smooth maximum over the patches, so that all of them learn, and with learned weights for the
-    words, most of which name nothing.
+    words, most of which name nothing. What a word lets expect is learned by telling, of each pair of a question and an
+    image, whether they belong together, as in SigLIP's loss (Zhai et al., ICCV 2023), with as much weight for all pairs
+    that do as for all that do not.
     """
 
     SHARPNESS = 10.0  # of a word's choice of patches, per unit of cosine
     SCALE = 20.0  # of the words' maxima in the loss; learned on minitrain2014, it ended at 19 to 20
+    PAIRS = 0.3  # weight of the loss of pairs against the other
 
     def __init__(self, config):
         super().__init__()
@@ -104,15 +107,19 @@ class Alignment(nn.Module):
         patches = F.normalize(self.patch(images), dim=-1)
         similarity = words @ patches[image_index].transpose(-1, -2)  # (batch, question, patches)
         found = self._found(similarity).unsqueeze(-1)  # (batch, question, 1)
-        surplus = self.SCALE * (found - self.expected(question))
-        match = (surplus.squeeze(-1) * importance).sum(dim=1, keepdim=True)
+        expected = self.expected(question)  # (batch, question, 1)
+        surplus = self.SCALE * (found - expected)
+        match = importance.unsqueeze(1) @ surplus  # (batch, 1, 1)
         weights = (self.SHARPNESS * similarity).softmax(dim=-1)
         loss = None
         if self.training:
             everywhere = self._found(torch.einsum("qwh,iph->qiwp", words, patches))  # (batch, images, question)
-            loss = F.cross_entropy(self.SCALE * torch.einsum("qiw,qw->qi", everywhere, importance), image_index)
+            scores = self.SCALE * torch.einsum("qiw,qw->qi", everywhere, importance)
+            matches = scores - self.SCALE * (importance.unsqueeze(1) @ expected).squeeze(1)
+            together = F.one_hot(image_index, images.shape[0]).bool()
+            loss = F.cross_entropy(scores, image_index) + self.PAIRS * self._pair_loss(matches, together)
         seen = self.output(weights @ images[image_index]) + self.surplus_output(surplus)
-        return seen, weights, match, patches.mean(dim=1)[image_index], loss
+        return seen, weights, match.squeeze(1), patches.mean(dim=1)[image_index], loss
 
     def direction(self, question, mask):
         """
@@ -132,6 +139,12 @@ class Alignment(nn.Module):
         importance = F.softplus(self.importance(question)).squeeze(-1) * mask
         importance = importance / importance.sum(dim=1, keepdim=True).clamp_min(1e-6)
         return F.normalize(self.word(question), dim=-1), importance
+
+    def _pair_loss(self, matches, together):
+        """Mean over the pairs `(batch, images)` that are `together`, and over those that are not, half of each."""
+        losses = F.softplus(torch.where(together, -matches, matches).float())
+        apart = (losses * ~together).sum() / (~together).sum().clamp_min(1)  # of one image there are none
+        return (losses[together].mean() + apart) / 2
 
     def _found(self, similarity):
         """A smooth maximum over the patches, which come last: the logarithm of the mean of their exponentials."""
