@@ -42,8 +42,8 @@ class VqaFusionConfig(PreTrainedConfig):
             targets scaled to sum to one.
         alignment_weight (`float`): above 0, each word looks for its patches before the fusion, and how well it finds
             them speaks for some answers and against others. This is learned with a loss of this weight: telling which
-            image a question is about, of those in the batch of one process. After training, its answers but yes, no
-            and numbers are looked for in the same way (not with FSDP).
+            image a question is about, of those in the batch of one process, and whether each of them fits it. After
+            training, its answers but yes, no and numbers are looked for in the same way (not with FSDP).
         answer_temperature (`float`): divides the logits before they become probabilities; eval.py fits it.
         initializer_range (`float`): standard deviation of the fusion's initial weights.
         num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.

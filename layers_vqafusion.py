@@ -114,10 +114,11 @@ class Alignment(nn.Module):
         loss = None
         if self.training:
             everywhere = self._found(torch.einsum("qwh,iph->qiwp", words, patches))  # (batch, images, question)
-            scores = self.SCALE * torch.einsum("qiw,qw->qi", everywhere, importance)
-            matches = scores - self.SCALE * (importance.unsqueeze(1) @ expected).squeeze(1)
+            # What is expected is the same for all images of a question, so telling them apart does not depend on it.
+            surplus_everywhere = everywhere - expected.transpose(1, 2)
+            matches = self.SCALE * torch.einsum("qiw,qw->qi", surplus_everywhere, importance)
             together = F.one_hot(image_index, images.shape[0]).bool()
-            loss = F.cross_entropy(scores, image_index) + self.PAIRS * self._pair_loss(matches, together)
+            loss = F.cross_entropy(matches, image_index) + self.PAIRS * self._pair_loss(matches, together)
         seen = self.output(weights @ images[image_index]) + self.surplus_output(surplus)
         return seen, weights, match.squeeze(1), patches.mean(dim=1)[image_index], loss
 
@@ -142,9 +143,9 @@ class Alignment(nn.Module):
 
     def _pair_loss(self, matches, together):
         """Mean over the pairs `(batch, images)` that are `together`, and over those that are not, half of each."""
-        losses = F.softplus(torch.where(together, -matches, matches).float())
-        apart = (losses * ~together).sum() / (~together).sum().clamp_min(1)  # of one image there are none
-        return (losses[together].mean() + apart) / 2
+        apart = (~together).sum().clamp_min(1)  # of one image there are none
+        share = torch.where(together, 1 / together.sum(), 1 / apart)
+        return F.binary_cross_entropy_with_logits(matches.float(), together.float(), share, reduction="sum") / 2
 
     def _found(self, similarity):
         """A smooth maximum over the patches, which come last: the logarithm of the mean of their exponentials."""
