@@ -51,11 +51,12 @@ class ImageStates:
         return self.shards[shard][row]
 
 
-def pixel_values(sources, image_processor):
+def pixel_values(sources, image_processor, **options):
     """
     Args:
         sources: list of what [`load_image`] takes.
         image_processor: of the vision encoder.
+        options: what it is to do otherwise than its settings say.
 
     Returns:
         `(images, 3, height, width)` tensor.
@@ -67,15 +68,39 @@ def pixel_values(sources, image_processor):
         images = [load_image(source) for source in sources]
     except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from None
-    return image_processor(images=images, return_tensors="pt")["pixel_values"]
+    return image_processor(images=images, return_tensors="pt", **options)["pixel_values"]
 
 
 def normalization(image_processor):
     """`image_mean` and `image_std` as black and white come out: not every processor does what its settings say."""
-    pixels = pixel_values([Picture.new("RGB", (64, 64), color) for color in ("black", "white")], image_processor)
-    black, white = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # whatever is put around them
+    black, white = _black_and_white(image_processor)
     std = 1 / (white - black)
     return {"image_mean": (-black * std).tolist(), "image_std": std.tolist()}
+
+
+def _black_and_white(image_processor):
+    pixels = pixel_values([Picture.new("RGB", (64, 64), color) for color in ("black", "white")], image_processor)
+    return pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2]  # whatever is put around them
+
+
+def _normalized_later(image_processor):
+    """
+    Options with which a processor leaves the pixels as bytes, a quarter of the memory, and the function that makes of
+    these what it would have: torch takes half the time for it. No options, and a function that does nothing, for a
+    processor that is found to do anything else.
+    """
+    black, white = _black_and_white(image_processor).view(2, 3, 1, 1)
+    options = {"do_rescale": False, "do_normalize": False}
+
+    def normalize(pixels):
+        return torch.lerp(black.to(pixels.device), white.to(pixels.device), pixels.float() / 255)
+
+    gradients = Picture.linear_gradient("L"), Picture.radial_gradient("L"), Picture.linear_gradient("L").rotate(90)
+    picture = [Picture.merge("RGB", gradients)]
+    expected, later = pixel_values(picture, image_processor), pixel_values(picture, image_processor, **options)
+    if expected.shape == later.shape and torch.allclose(normalize(later), expected, rtol=0, atol=1e-5):
+        return options, normalize
+    return {}, torch.nn.Identity()
 
 
 def this_process():
@@ -83,7 +108,7 @@ def this_process():
     return PartialState(cpu=not torch.accelerator.is_available())  # else it takes no notice of torchrun on a CPU
 
 
-def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, num_threads=None):
+def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_threads=None):
     """
     Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
     with several processes (`accelerate launch`; `torchrun` on a CPU) each encodes its share of the shards.
@@ -124,12 +149,15 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=4, nu
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     encoder = model.to(process.device, memory_format=torch.channels_last).eval()
 
+    options, normalize = _normalized_later(image_processor)
+
     def decode(batch):
-        return pixel_values([rows[first_row[image_id]]["image"] for image_id in batch], image_processor)
+        return pixel_values([rows[first_row[image_id]]["image"] for image_id in batch], image_processor, **options)
 
     def encode(pixels):
         with torch.inference_mode():
-            states = encoder.encode_image(pixels.to(process.device, memory_format=torch.channels_last))
+            pixels = normalize(pixels.to(process.device, memory_format=torch.channels_last))
+            states = encoder.encode_image(pixels)
         bar.update(len(pixels))
         return states.to(torch.float16).cpu().numpy()
 

@@ -16,7 +16,7 @@ from test_data_prep import SPLIT, write_vqa_v2
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode
-from vqafusion.data_prep.image_features import ImageStates, cache_image_states
+from vqafusion.data_prep.image_features import ImageStates, _normalized_later, cache_image_states, pixel_values
 
 
 @pytest.fixture
@@ -41,6 +41,26 @@ def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, smal
     pixels, stored = VqaCollator(processor, 6)(batch), VqaCollator(processor, 6, states)(batch)
     assert "pixel_values" not in stored and stored["image_states"].dtype == torch.float16
     assert torch.allclose(model(**pixels).logits, model(**stored).logits, atol=2e-3)
+
+
+class Brightened:
+    """An image processor with settings of its own, which it follows whatever it is told."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, images, return_tensors, **options):
+        return {"pixel_values": self.processor(images=images, return_tensors=return_tensors)["pixel_values"] ** 2}
+
+
+def test_bytes_are_normalized_where_the_processor_allows_it(processor):
+    pictures = [draw("blue"), draw("red").resize((90, 40))]
+    usual = processor.image_processor
+    for image_processor, as_bytes in ((usual, True), (Brightened(usual), False)):
+        options, normalize = _normalized_later(image_processor)
+        pixels = pixel_values(pictures, image_processor, **options)
+        assert (pixels.dtype == torch.uint8) == as_bytes
+        assert torch.allclose(normalize(pixels), pixel_values(pictures, image_processor), rtol=0, atol=1e-5)
 
 
 def test_what_is_there_is_not_computed_again(rows, model, processor, tmp_path, small_shards):
