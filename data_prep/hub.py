@@ -6,7 +6,7 @@ from datasets import Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from . import FEATURES, DataError, check_unique
-from .own_data import answer_type, at_least_ten
+from .own_data import MIN_ANSWERS, answer_type, ten_answers
 
 NEEDED = ("image", "question", "answers")
 PICTURES = ("jpg", "jpeg", "png", "webp")  # as a WebDataset names the pictures of its samples
@@ -19,7 +19,7 @@ def load(name, split):
             of WebDataset archives (`train-*.tar`), a picture and a `json` of the other columns for each question. It
             has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`), and, as the
             common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`; or
-            `provenance`. Fewer than ten answers are repeated until there are ten.
+            `provenance`. Fewer than ten answers go through [`ten_answers`].
         split (`str`): one of its splits.
 
     Returns:
@@ -70,17 +70,17 @@ def unfold(sample):
 
 
 def same_columns(rows, indices, split):
-    answers = [at_least_ten(_texts(group)) for group in rows["answers"]]
+    answers = [texts if len(texts) >= MIN_ANSWERS else ten_answers(texts) for texts in map(_texts, rows["answers"])]
     kinds = [answer_type(group[0]) if group else "" for group in answers]
-    empty = [""] * len(indices)
+    empty = [None] * len(indices)
     return {
         "image_id": [f"{split}/{image_id}" for image_id in rows.get("image_id", indices)],
         "question_id": [_number(key) for key in rows.get("question_id", indices)],
         "question": rows["question"],
         "answers": answers,
-        "question_type": rows.get("question_type", empty),
-        "answer_type": rows.get("answer_type", kinds),
-        "provenance": rows.get("provenance", empty),
+        "question_type": [given or "" for given in rows.get("question_type", empty)],
+        "answer_type": [given or kind for given, kind in zip(rows.get("answer_type", empty), kinds)],
+        "provenance": [given or "" for given in rows.get("provenance", empty)],
     }
 
 

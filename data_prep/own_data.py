@@ -18,8 +18,8 @@ def load(data_dir, split, skip_missing_images=False):
     """
     Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
     CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `question_type`,
-    `answer_type` and `provenance`. Fewer than ten answers are repeated until there are ten: the official accuracy
-    counts agreement among ten, so an only answer counts in full.
+    `answer_type` and `provenance`. Answers are written as the metric's normaliser writes them, and fewer than ten are
+    repeated until there are ten: see [`ten_answers`].
 
     Args:
         data_dir (`str`): the folder.
@@ -75,8 +75,9 @@ def _row(entry, number, file):
         answers = answers.split("|") if file.suffix == ".csv" and "answers" in entry else [answers]
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise ValueError("'answers' must be a list of texts, or 'answer' one text")
+    key = entry.get("question_id")
     try:
-        question_id = int(entry.get("question_id") or number)
+        question_id = int(number if key in (None, "") else key)
     except (TypeError, ValueError):
         raise ValueError(f"'question_id' must be a whole number, not {entry['question_id']!r}") from None
     image = str((file.parent / entry["image"]).resolve())
@@ -86,16 +87,20 @@ def _row(entry, number, file):
         "image_id": os.path.relpath(image, file.parent.resolve()),
         "question_id": question_id,
         "question": entry["question"],
-        "answers": at_least_ten(answers),
+        "answers": ten_answers(answers),
         "question_type": str(entry.get("question_type") or ""),
         "answer_type": str(entry.get("answer_type") or answer_type(answers[0])),
         "provenance": str(entry.get("provenance") or ""),
     }
 
 
-def at_least_ten(answers):
-    """Repeat the answers (`list[str]`) until there are ten, since the official accuracy counts agreement among ten."""
-    return answers * -(-MIN_ANSWERS // len(answers)) if answers else answers
+def ten_answers(answers):
+    """
+    Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
+    counts agreement among ten, so they are repeated until there are ten. Where all are the same it compares them as
+    they are written, and no model answers "Red" or "two", so they are normalised.
+    """
+    return [normalize_answer(answer) or answer for answer in answers] * -(-MIN_ANSWERS // max(1, len(answers)))
 
 
 def answer_type(answer):

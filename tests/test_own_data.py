@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vqafusion.data_prep import FEATURES, DataError, load_split, own_data
+from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import encode
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import question_score
 
@@ -37,6 +38,19 @@ def test_own_data(own):
     rows = load_split("own", "dev.csv", own)
     assert rows["question"][:] == ["is it red?", "which colour?"] and rows["answers"][0][:3] == ["yes", "yes", "no"]
     assert all(question_score(answers[0], answers) == 1 for answers in rows["answers"])
+
+
+@pytest.mark.parametrize("answers,known", [(["Red"], "red"), (["two"] * 3, "2"), (["A dog."] * 10, "dog")])
+def test_what_all_say_counts_in_full_however_it_is_written(own, answers, known):
+    (own / "raw.jsonl").write_text(json.dumps({"image": "a.png", "question": "what?", "answers": answers}))
+    (kept,) = load_split("own", "raw.jsonl", own)["answers"]
+    assert len(kept) >= 10 and build_vocabulary([kept], 1) == [known] and question_score(known, kept) == 1
+
+
+def test_question_ids_may_start_at_0(own):
+    rows = [{"image": "a.png", "question": "is it red?", "answer": "yes", "question_id": i} for i in (0, 1, "")]
+    (own / "zero.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert load_split("own", "zero.jsonl", own)["question_id"][:] == [0, 1, 3]
 
 
 @pytest.mark.parametrize(
