@@ -83,8 +83,10 @@ class VqaFusionPipeline(Pipeline):
         images, questions = [image] if one_image else image, [question] if one_question else list(question)
         if not (in_memory or one_question):
             raise ValueError("several questions about several images need the images as a list")
+        images = images if in_memory else map(_held, images)
         pairs = map(_pair, images) if question is None else ((one, asked) for one in images for asked in questions)
         batches = _batches(pairs, batch_size or self._batch_size or 1)
+        kwargs["batch_size"] = 1  # of these batches; else transformers would batch them once more
         if not in_memory:
             return (answers for batch in super().__call__(batches, **kwargs) for answers in batch)
         batches = list(batches)
@@ -151,6 +153,15 @@ def _pair(inputs):
     if not isinstance(inputs, dict) or "image" not in inputs or "question" not in inputs:
         raise ValueError("give an image and a question, or dictionaries with `image` and `question`")
     return inputs["image"], inputs["question"]
+
+
+def _held(image):
+    """As it is now, of a generator that may fill the same array with its next image, as videos are read."""
+    if isinstance(image, dict) and "image" in image:
+        return {**image, "image": _held(image["image"])}
+    if isinstance(image, torch.Tensor):
+        return image.clone()
+    return image.copy() if isinstance(image, np.ndarray) else image
 
 
 def _batches(pairs, images):

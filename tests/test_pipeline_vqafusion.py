@@ -49,6 +49,30 @@ def test_lists_and_batches_give_what_single_calls_give(pipe):
     assert pipe([]) == []
 
 
+def test_batches_may_be_asked_for_when_the_pipeline_is_made(pipe, model, processor):
+    images = [draw(color) for color in ("red", "blue", "gray", "green", "black")]
+    expected = [pipe(image, QUESTION) for image in images]
+    for size in (2, 3, 5):
+        batched = VqaFusionPipeline(model=model, processor=processor, batch_size=size)
+        same(batched(images, QUESTION), expected)
+        same(batched((image for image in images), QUESTION), expected)
+
+
+@pytest.mark.parametrize("kind", [np.array, lambda image: torch.from_numpy(np.array(image))])
+def test_a_generator_may_fill_one_array_again_and_again(pipe, kind):
+    images = [draw(color) for color in ("red", "blue", "gray")]
+
+    def frames():
+        frame = kind(images[0])
+        for image in images:
+            frame[:] = kind(image)
+            yield frame
+
+    expected = [pipe(image, QUESTION) for image in images]
+    same(pipe(frames(), QUESTION, batch_size=2), expected)
+    same(pipe(({"image": frame, "question": QUESTION} for frame in frames()), batch_size=2), expected)
+
+
 def test_images_and_questions_multiply(pipe):
     images, questions = [draw(), draw("blue"), draw("gray")], [QUESTION, "how many?"]
     single = {(i, j): pipe(images[i], questions[j]) for i in range(3) for j in range(2)}
