@@ -75,11 +75,16 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
         As in transformers, and with what makes the folder work by itself: the code files, and in the configuration
         the classes behind the Auto classes and the pipeline.
         """
+        push = kwargs.pop("push_to_hub", False)  # transformers would send what is there before the code is
+        known = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr")
+        hub = {name: kwargs.pop(name) for name in known if name in kwargs}
         self.config.name_hub_classes()
         super().save_pretrained(save_directory, **kwargs)
         for name in HUB_FILES:
             if Path(__file__).with_name(name).exists():  # a Hub user who loaded the model only has not all of them
                 shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
+        if push:
+            self.push_to_hub(**{"repo_id": Path(save_directory).name, "token": kwargs.get("token"), **hub})
 
 
 class VqaFusionModel(VqaFusionPreTrainedModel):
@@ -254,12 +259,20 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
 
         Args:
             states: `(images, patches, width)`; those that are pooled already come back as they are.
+
+        Raises:
+            ValueError: so many prefix tokens that the pooled grid could not be told from a larger one.
         """
         size = self.config.image_pool_size
         side = isqrt(states.shape[1])
         if size is None or size >= side:
             return states
         prefix, grid = states.split([states.shape[1] - side**2, side**2], dim=1)
+        if prefix.shape[1] > 2 * size:
+            raise ValueError(
+                f"image_pool_size={size} is too small for a vision encoder with {prefix.shape[1]} tokens beside its "
+                f"grid: take at least {-(-prefix.shape[1] // 2)}"
+            )
         grid = grid.transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
         grid = F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2)
         return torch.cat([prefix, grid], dim=1)
@@ -338,6 +351,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
 
     def answer_loss(self, logits, labels):
         """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""
+        logits = logits.float()  # the sum over the answers of a batch goes beyond float16
         if labels.dim() == 1:
             labels = F.one_hot(labels, logits.shape[-1])
         labels = labels.to(logits.dtype)
@@ -349,7 +363,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
 
     def probabilities(self, logits):
         """`(batch, answers)`: sigmoid or softmax, as it was trained, of the logits over `config.answer_temperature`."""
-        logits = logits / self.config.answer_temperature
+        logits = logits.float() / self.config.answer_temperature  # in bfloat16 many a probability would be 1
         return logits.sigmoid() if self.config.answer_loss == "bce" else logits.softmax(dim=-1)
 
     def attention_map(self, output, layer=-1):

@@ -135,6 +135,22 @@ def test_pooling_keeps_the_cls_token_and_averages_the_grid():
     assert model.vqafusion.pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
 
 
+def test_a_grid_that_could_be_taken_for_another_is_refused():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
+    states = torch.randn(1, 5 + 64, 32)
+    with pytest.raises(ValueError, match="5 tokens beside its grid: take at least 3"):
+        model.vqafusion.pool_grid(states)
+    model.config.image_pool_size = 3
+    pooled = model.vqafusion.pool_grid(states)
+    assert pooled.shape[1] == 5 + 9 and model.vqafusion.pool_grid(pooled) is pooled
+
+
+def test_losses_and_probabilities_are_computed_in_float32(model):
+    logits, labels = torch.full((64, 1000), 9.0), torch.zeros(64, 1000)
+    assert model.answer_loss(logits.half(), labels).item() == pytest.approx(1000 * 9.0001, rel=1e-3)
+    assert model.probabilities(logits.bfloat16()).unique().item() == pytest.approx(0.99988, abs=1e-5)
+
+
 def test_each_patch_has_a_histogram_of_its_colors():
     model = VqaFusionForVisualQuestionAnswering(tiny_config(**COLORS)).eval()
     pixels = torch.full((1, 3, 32, 32), -2.0)  # black

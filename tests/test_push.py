@@ -113,6 +113,21 @@ def test_a_second_push_sends_nothing(hub, home, saved):
     assert (len(hub.repos["model", REPO].commits), uploaded(hub)) == (commits, sent)
 
 
+def test_the_models_own_ways_to_the_hub_take_its_code_along(hub, home, saved, tmp_path):
+    draw().save(tmp_path / "image.png")
+    code = """if True:
+        import sys
+        from vqafusion.loading import load_model
+        processor, model = load_model(sys.argv[1])
+        model.save_pretrained(sys.argv[2], push_to_hub=True, repo_id=sys.argv[3], private=False)
+        processor.push_to_hub(sys.argv[3])
+    """
+    done = run([sys.executable, "-c", code, saved, tmp_path / "again", REPO], hub, home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"model.safetensors", *HUB_FILES} <= set(hub.repos["model", REPO].files)
+    assert len(ask(hub, home, tmp_path / "image.png")["answers"]) == 5
+
+
 def test_branches_pull_requests_and_private_repositories(hub, home, saved):
     assert push(hub, home, saved, REPO, "--private", "--revision", "trial").returncode == 0
     repo = hub.repos["model", REPO]
