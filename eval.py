@@ -20,7 +20,7 @@ from vqafusion.analysis.summary import abstaining, summarize
 from vqafusion.analysis.words import Words
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
 from vqafusion.data_prep import check_answered, load_split, spread
-from vqafusion.data_prep.answers import ceiling, prior_answers
+from vqafusion.data_prep.answers import ceiling, prior_answers, vocabulary_best
 from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
@@ -135,7 +135,7 @@ def explain(records, run, blind, words):
     report shows their `heat_map`; count the categories.
     """
     maps = run.heat_maps(shown(records)) if run else {}
-    best = run.vocabulary_best() if run else None
+    best = vocabulary_best(run.encoded, run.model.config.id2label) if run else None
     for index, record in enumerate(records):
         record["heat_map"] = maps.get(index)
         if record["accuracy"] < FAILED_BELOW:
@@ -200,7 +200,7 @@ def main(argv=None):
         metrics["abstaining"] = abstaining(records, args.abstain_below)
     metrics["failures"] = explain(records, run, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
-        metrics.update(run.extra, vocabulary_ceiling=ceiling(run.encoded))
+        metrics.update(run.extra, vocabulary_ceiling=ceiling(run.encoded, run.model.config.id2label))
     if args.heat_map_questions:
         sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
         metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}

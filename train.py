@@ -120,6 +120,7 @@ def check_streaming(data, args):
         "answer_type_sampling": args.answer_type_sampling, "reference_provenance": args.reference_provenance,
         "questions_per_image": args.questions_per_image > 1, "num_teachers": args.num_teachers,
         "train_sampling_strategy": args.train_sampling_strategy != "random",
+        "dataloader_num_workers": args.dataloader_num_workers,
     }  # fmt: skip
     for name, value in given.items():
         if value:
@@ -195,7 +196,8 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     if not (folder / "trainer_state.json").exists():  # what training writes last
         own = copy(args)
         own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
-        own.num_train_epochs = args.teacher_epochs or args.num_train_epochs
+        if args.teacher_epochs:
+            own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
         with only_run_in(folder, args.process_index == 0):
             # What learns from models that look for their answers gains nothing by that (docs/tried.md).
             train(data, model_arguments, own, folder, get_last_checkpoint(folder), look_for_answers=False)
@@ -229,7 +231,8 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     if args.reference_provenance:
         shifts, of_question = answer_shifts(train_set, args.reference_provenance, model.config.num_labels)
         train_set = train_set.add_column("answer_shift", of_question)
-    most = {"training": ceiling(train_set), "evaluation": ceiling(eval_set)}
+    names = model.config.id2label
+    most = {"training": ceiling(train_set, names), "evaluation": ceiling(eval_set, names)}
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))

@@ -39,7 +39,11 @@ class VqaTrainingArguments(TrainingArguments):
         },
     )
     num_teachers: int = field(
-        default=0, metadata={"help": "train so many models with other seeds before, and learn from them together too"}
+        default=0,
+        metadata={
+            "help": "train so many models before, with seeds from num_teachers times the seed on, and learn from them "
+            "together too"
+        },
     )
     teacher_epochs: float | None = field(default=None, metadata={"help": "how long each teacher is trained, if other"})
     teacher_weight: float = field(default=0.6, metadata={"help": "weight of the teachers against the answers"})
@@ -134,14 +138,18 @@ class VqaTrainer(WholeCheckpoints, Trainer):
 
     def evaluate(self, *args, **kwargs):
         self.look_for_answers()
-        return super().evaluate(*args, **kwargs)
+        start = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        if self._logged:  # the questions per second are those of training
+            self._logged = self._logged[0], self._logged[1] + time.perf_counter() - start
+        return metrics
 
     def look_for_answers(self):
         """Tell the model where its answers' words point now (not with FSDP, which cuts the weights up)."""
         if self.answer_tokens is not None and not self.is_fsdp_enabled:
             model = self.accelerator.unwrap_model(self.model)
             look_for_answers(model, **self.answer_tokens.to(model.device))
-            usual = model.shown_answers.usual  # each process has seen its own images
+            usual = model.shown_answers.usual  # DDP sends the first process's to all, but not after the last step
             usual.copy_(self.accelerator.reduce(usual, "mean"))
 
     def training_step(self, model, inputs, *args, **kwargs):

@@ -7,6 +7,7 @@ category holds is what its answers fall short of 100, as a share of that of all 
 import math
 from collections import Counter
 
+from ..data_prep.own_data import answer_type
 from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
 from .records import most_common_answer
 
@@ -56,26 +57,19 @@ def categories(record, words, vocabulary_best=None, blind=None, heat_map=None):
     asked = record["question"].lower().replace("?", " ").replace(",", " ").split()
     rules = {
         "not in vocabulary": vocabulary_best is not None and vocabulary_best < FAILED_BELOW,
-        "wrong answer type": answer_kind(given) != answer_kind(expected),
+        "wrong answer type": answer_type(given) != answer_type(expected),
         "yes/no flipped": {given, expected} == {"yes", "no"},
         "near miss": any(words.near(given, answer) for answer in counts),
         "annotators disagree": entropy(counts.values()) >= DISAGREE_BITS,
         "same as blind": blind is not None and normalize_answer(blind) == given,
         "colour": bool({"color", "colour", "colors", "colours"} & set(asked)),
         "counting": asked[:2] == ["how", "many"] or "number of" in " ".join(asked),
-        "reading": answer_kind(expected) != "yes/no" and bool(_READING & set(asked)),
+        "reading": answer_type(expected) != "yes/no" and bool(_READING & set(asked)),
         "position": bool(_POSITION & set(asked)),
         "low confidence": confidence is not None and confidence < LOW_CONFIDENCE,
         "diffuse heat map": heat_map is not None and evenness(heat_map) >= DIFFUSE,
     }
     return [name for name in CATEGORIES if rules[name]]
-
-
-def answer_kind(answer):
-    """yes/no, number or other, from the answer's form."""
-    if answer in ("yes", "no"):
-        return "yes/no"
-    return "number" if answer.replace(".", "", 1).isdigit() else "other"
 
 
 def entropy(counts):

@@ -95,14 +95,6 @@ class ModelRun:
         found = self.model.config.answer_temperature
         write_json(file, {**json.loads(file.read_text()), "answer_temperature": found})
 
-    def vocabulary_best(self):
-        """For each row the best official score, in percent, that the model's answers allow."""
-        names, columns = self.model.config.id2label, (self.encoded["label_ids"], self.encoded["answers"])
-        return [
-            100 * max((question_score(names[label], answers) for label in labels), default=0)
-            for labels, answers in zip(*columns)
-        ]
-
     def heat_maps(self, indices, variant=DEFAULT):
         """For each of the rows a nested list `(rows, columns)` that sums to 1; none of a model that does not look."""
         if self.model.config.blind:

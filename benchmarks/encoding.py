@@ -71,7 +71,7 @@ def measure(folder, tokenizer):
     lap("tokenizer")
     encoded = encode(rows, tokenizer, {answer: i for i, answer in enumerate(answers)}, num_proc=2)
     lap("encode")
-    allowed = ceiling(encoded)
+    allowed = ceiling(encoded, answers)
     lap("ceiling")
     print(json.dumps({"questions": len(encoded), **times, "gib": peaks["ceiling"], "peaks": peaks, "allowed": allowed}))
 

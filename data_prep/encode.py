@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class VqaCollator:
         if self.blind:
             images = {}
         elif self.image_states is None:
-            images = {"pixel_values": self._pixels([image for _, image in position.values()])}
+            images = {"pixel_values": self._pixels(rows, [image for _, image in position.values()])}
         else:
             images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}
         by_question = {}
@@ -147,16 +148,22 @@ class VqaCollator:
             **by_question,
         }
 
-    def _pixels(self, sources):
+    def _pixels(self, rows, sources):
         pixels = pixel_values(sources, self.processor.image_processor)
+        if not (self.flip or self.max_shift):
+            return pixels
+        # Chance comes from the batch, which is another one in every epoch: a run that goes on loads batches ahead of
+        # where torch's own generator stood, and with workers each has a generator.
+        questions = repr([row["question_id"] for row in rows]).encode()
+        chance = torch.Generator().manual_seed(int.from_bytes(blake2b(questions, digest_size=8).digest()))
         if self.flip:
-            mirrored = torch.rand(len(pixels)) < 0.5
+            mirrored = torch.rand(len(pixels), generator=chance) < 0.5
             pixels[mirrored] = pixels[mirrored].flip(-1)
-        return torch.stack([self._shift(image) for image in pixels]) if self.max_shift else pixels
+        return torch.stack([self._shift(image, chance) for image in pixels]) if self.max_shift else pixels
 
-    def _shift(self, image):
+    def _shift(self, image, chance):
         most = self.max_shift
-        top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
+        top, left = torch.randint(0, 2 * most + 1, (2,), generator=chance).tolist()
         padded = torch.nn.functional.pad(image, (most,) * 4, mode="replicate")
         return padded[:, top : top + image.shape[1], left : left + image.shape[2]]
 

@@ -114,8 +114,7 @@ def push_metric(repo, token=None, **where):
         # `evaluate.load("user/name")` asks for name.py, whatever the metric itself is called.
         (Path(staged) / f"{name}.py").write_bytes((source / "vqa_accuracy.py").read_bytes())
         for file in ("README.md", "requirements.txt", "app.py"):
-            text = (source / file).read_text().replace("user/vqa_accuracy", repo)
-            (Path(staged) / file).write_text(text.replace("from vqa_accuracy import", f"from {name} import"))
+            (Path(staged) / file).write_text((source / file).read_text().replace("user/vqa_accuracy", repo))
         return upload(Path(staged), repo, kind="space", token=token, **where)
 
 

@@ -171,8 +171,10 @@ def test_published_vocabularies_are_read(tmp_path):
 
 def test_ceiling_and_prior(official, processor):
     rows = load_split("vqa_v2", SPLIT, official)
-    assert ceiling(encode(rows, processor.tokenizer, {"red": 0})) == 90
-    assert ceiling(encode(rows, processor.tokenizer, {"cat": 0})) == 0
+    assert ceiling(encode(rows, processor.tokenizer, {"red": 0}), ["red"]) == 90
+    assert ceiling(encode(rows, processor.tokenizer, {"cat": 0}), ["cat"]) == 0
+    two = encode(rows.map(lambda row: {"answers": ["two"] * 10}), processor.tokenizer, {"2": 0})
+    assert two["label_scores"][0] == [1] and ceiling(two, ["2"]) == 0  # which the metric compares as it stands
     encoded = encode(rows, processor.tokenizer, {"red": 0, "cat": 1, "yes": 2})
     assert answer_frequencies(encoded, 3).tolist() == pytest.approx([0.9, 0, 1])
     assert prior_answers(rows, rows, 1) == [["yes"]] * 6
@@ -231,12 +233,14 @@ def test_broken_images_are_named_in_a_batch(official, processor):
 def test_augmentation_moves_pixels_but_invents_none(official, processor):
     rows = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"yes": 0})
     plain = VqaCollator(processor, 1)([rows[0]])["pixel_values"]
-    torch.manual_seed(0)
-    moved = [VqaCollator(processor, 1, flip=True, max_shift=4)([rows[0]])["pixel_values"] for _ in range(8)]
+    rows = [{**rows[0], "question_id": i} for i in range(8)]
+    collator = VqaCollator(processor, 1, flip=True, max_shift=4)
+    moved = [collator([row])["pixel_values"] for row in rows]
+    assert all(torch.equal(one, collator([row])["pixel_values"]) for one, row in zip(moved, rows))
     assert any(not torch.equal(plain, one) for one in moved)
     assert all(set(one.unique().tolist()) <= set(plain.unique().tolist()) for one in moved)
-    mirrored = [VqaCollator(processor, 1, flip=True)([rows[0]])["pixel_values"] for _ in range(8)]
-    assert all(torch.equal(one, plain) or torch.equal(one, plain.flip(-1)) for one in mirrored)
+    mirrored = [VqaCollator(processor, 1, flip=True)([row])["pixel_values"] for row in rows]
+    assert {torch.equal(one, plain) or -torch.equal(one, plain.flip(-1)) for one in mirrored} == {1, -1}
 
 
 def test_a_learned_tokenizer_is_the_same_in_every_process_and_spells_rare_words():
@@ -317,9 +321,10 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     copy.select_columns(["image", "question", "answers"]).to_parquet(bare / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", bare)
     assert rows["question_id"][:] == [0, 1, 2, 3, 4, 5] and rows["answer_type"][0] == "yes/no"
-    one = copy.remove_columns("answers").add_column("answers", ["yes"] * 6)
-    one.to_parquet(single / "train-00000-of-00001.parquet")
-    assert load_split("hub", "train", single)["answers"][0] == ["yes"] * 10
+    one = copy.remove_columns(["answers", "answer_type"]).add_column("answers", ["Yes"] * 6)
+    one.add_column("answer_type", ["other", None] * 3).to_parquet(single / "train-00000-of-00001.parquet")
+    rows = load_split("hub", "train", single)
+    assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3
     copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
     for place, split, words in ((lacking, "train", "no column answers"), (bare, "val", "cannot be loaded")):
         with pytest.raises(DataError, match=words):

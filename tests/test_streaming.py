@@ -147,9 +147,10 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
     assert all((whole[name] == resumed[name]).all() for name in whole)
     made = {folder.name for folder in caches.iterdir() if folder.is_dir()}
     assert made == {"generator", "vqafusion"}  # and no copy of all the shards
-    refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--image_states_dir", "s",
-                  "--max_steps", 5)  # fmt: skip
-    assert refused.returncode == 2 and "--image_states_dir does not go with --streaming" in refused.stderr
+    for name, value in (("--image_states_dir", "s"), ("--dataloader_num_workers", 2)):
+        refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", name, value,
+                      "--max_steps", 5)  # fmt: skip
+        assert refused.returncode == 2 and f"{name} does not go with --streaming" in refused.stderr
     refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--max_steps", 5,
                   "--save_strategy", "epoch", "--eval_strategy", "epoch")  # fmt: skip
     assert refused.returncode == 2 and "--save_strategy steps" in refused.stderr
