@@ -6,7 +6,7 @@ from datasets import Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from . import FEATURES, DataError, check_unique
-from .own_data import MIN_ANSWERS, answer_type, ten_answers
+from .own_data import MIN_ANSWERS, answer_type, ten_answers, whole_number
 
 NEEDED = ("image", "question", "answers")
 PICTURES = ("jpg", "jpeg", "png", "webp")  # as a WebDataset names the pictures of its samples
@@ -97,6 +97,6 @@ def _texts(answers):
 
 def _number(key):
     try:
-        return int(key)
-    except (TypeError, ValueError):
-        raise DataError(f"column 'question_id' must hold whole numbers, not {key!r}") from None
+        return whole_number("question_id", key)
+    except ValueError as error:
+        raise DataError(f"column {error}") from None

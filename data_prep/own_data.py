@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 from datasets import Dataset
@@ -19,7 +20,7 @@ def load(data_dir, split, skip_missing_images=False):
     Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
     CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `question_type`,
     `answer_type` and `provenance`. Answers are written as the metric's normaliser writes them, and fewer than ten are
-    repeated until there are ten: see [`ten_answers`].
+    repeated until there are ten: see [`ten_answers`]. A file of questions only has answers in no row.
 
     Args:
         data_dir (`str`): the folder.
@@ -34,15 +35,17 @@ def load(data_dir, split, skip_missing_images=False):
         DataError: no such file, a row that lacks something, question ids that stand twice, missing images.
     """
     file = Path(data_dir).resolve() / split
-    if file.suffix not in ENDINGS or not file.is_file():
-        known = ", ".join(sorted(f.name for f in file.parent.glob("*") if f.suffix in ENDINGS)) or "none"
+    ending = file.suffix.lower()
+    if ending not in ENDINGS or not file.is_file():
+        known = ", ".join(sorted(f.name for f in file.parent.glob("*") if f.suffix.lower() in ENDINGS)) or "none"
         raise DataError(f"no file {split!r} ending in {' or '.join(ENDINGS)} in {file.parent}; files there: {known}")
     columns = {name: [] for name in FEATURES}
-    missing = set()
+    missing, unanswered = set(), []
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
-            entries = csv.DictReader(opened) if file.suffix == ".csv" else opened
-            for number, entry in enumerate(entries, 1):
+            for number, entry in enumerate(_table(opened, file) if ending == ".csv" else opened, 1):
+                if isinstance(entry, str) and not entry.strip():
+                    continue
                 try:
                     row = _row(entry, number, file)
                 except ValueError as error:
@@ -51,12 +54,25 @@ def load(data_dir, split, skip_missing_images=False):
                     columns[name].append(value)
                 if not Path(row["image"]).is_file():
                     missing.add(row["image_id"])
+                if not row["answers"]:
+                    unanswered.append(number)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 {file.suffix[1:]}: {error}") from None
+        raise DataError(f"{file} cannot be read as UTF-8 {ending[1:]}: {error}") from None
+    if len(unanswered) < len(columns["answers"]) and unanswered:
+        raise DataError(f"{file}: row {unanswered[0]}: no answers; leave them out in all rows or in none")
     if not columns["question_id"]:
         raise DataError(f"{file} holds no question")
     check_unique(set(columns["question_id"]), len(columns["question_id"]), file)
     return drop_missing_images(Dataset.from_dict(columns, features=FEATURES), missing, file, skip_missing_images)
+
+
+def _table(opened, file):
+    """Rows of a CSV file as dictionaries."""
+    rows = csv.DictReader(opened)
+    names = rows.fieldnames or []
+    if len(set(names)) < len(names):
+        raise DataError(f"{file}: a column name stands more than once: {', '.join(names)}")
+    return rows
 
 
 def _row(entry, number, file):
@@ -67,19 +83,20 @@ def _row(entry, number, file):
             raise ValueError(f"not valid JSON ({error})") from None
     if not isinstance(entry, dict):
         raise ValueError("not a JSON object")
+    if None in entry:  # where `csv` puts what is left over
+        raise ValueError("more fields than the header has; a text with commas must stand in quotes")
     for name in ("image", "question"):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
-            raise ValueError(f"{name!r} is missing or empty")
-    answers = entry.get("answers") or entry.get("answer")
+            hint = "; columns are separated by commas" if any(";" in key for key in entry) else ""
+            raise ValueError(f"{name!r} is missing or empty; the row has {', '.join(entry) or 'nothing'}{hint}")
+    answers = entry.get("answers") or entry.get("answer") or []
     if isinstance(answers, str):
-        answers = answers.split("|") if file.suffix == ".csv" and "answers" in entry else [answers]
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        answers = answers.split("|") if file.suffix.lower() == ".csv" and "answers" in entry else [answers]
+    if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
         raise ValueError("'answers' must be a list of texts, or 'answer' one text")
+    " ".join([entry["question"], *answers]).encode()  # half of a UTF-16 pair, which JSON allows, is no text
     key = entry.get("question_id")
-    try:
-        question_id = int(number if key in (None, "") else key)
-    except (TypeError, ValueError):
-        raise ValueError(f"'question_id' must be a whole number, not {entry['question_id']!r}") from None
+    question_id = whole_number("question_id", number if key in (None, "") else key)
     image = str((file.parent / entry["image"]).resolve())
     return {
         "image": image,
@@ -89,9 +106,24 @@ def _row(entry, number, file):
         "question": entry["question"],
         "answers": ten_answers(answers),
         "question_type": str(entry.get("question_type") or ""),
-        "answer_type": str(entry.get("answer_type") or answer_type(answers[0])),
+        "answer_type": str(entry.get("answer_type") or (answer_type(answers[0]) if answers else "")),
         "provenance": str(entry.get("provenance") or ""),
     }
+
+
+def whole_number(name, value):
+    """`value`, of the column `name`, as `int`; of "7.0", too, as pandas writes numbers. `ValueError` for any other."""
+    try:
+        number = int(value)
+        if isinstance(value, float) and number != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        if isinstance(value, str) and (whole := re.fullmatch(r"\s*(-?\d+)\.0*\s*", value)):
+            return whole_number(name, whole[1])
+        raise ValueError(f"{name!r} must be a whole number, not {value!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name!r} must have at most 63 bits, not {value!r}")
+    return number
 
 
 def ten_answers(answers):

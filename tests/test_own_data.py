@@ -53,11 +53,19 @@ def test_question_ids_may_start_at_0(own):
     assert load_split("own", "zero.jsonl", own)["question_id"][:] == [0, 1, 3]
 
 
+def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
+    (own / "X.CSV").write_text("question_id,image,question\n7.0,a.png,is it red?\n\n9.0,b.png,which colour?\n")
+    rows = load_split("own", "X.CSV", own)
+    assert rows["question_id"][:] == [7, 9] and rows["answers"][:] == [[], []] and rows["answer_type"][0] == ""
+    (own / "x.jsonl").write_text('\n{"image": "a.png", "question": "q", "answer": "a"}\n\n')
+    assert len(load_split("own", "x.jsonl", own)) == 1
+
+
 @pytest.mark.parametrize(
     "name,text,words",
     [
         ("x.jsonl", '{"image": "a.png"}', "row 1: 'question'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": []}', "row 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": 1}', "row 1: 'answers'"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [1]}', "row 1: 'answers'"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image"', "row 2: not valid JSON"),
         ("x.jsonl", "[1]", "row 1: not a JSON object"),
@@ -65,7 +73,15 @@ def test_question_ids_may_start_at_0(own):
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1}\n' * 2, "more than once"),
         ("x.jsonl", '{"image": "c.png", "question": "q", "answer": "a"}', "1 images are missing"),
         ("x.jsonl", "", "no question"),
-        ("x.csv", "image,answer\na.png,yes\n", "row 1: 'question'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": Infinity}', "whole number"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 0.5}', "whole number"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1e20}', "at most 63 bits"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "\\ud800"}', "row 1: 'utf-8'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png", "question": "q"}', "row 2"),
+        ("x.csv", "image,answer\na.png,yes\n", "row 1: 'question' is missing or empty; the row has image, answer"),
+        ("x.csv", "image;question;answer\na.png;q;a\n", "separated by commas"),
+        ("x.csv", "image,question,answer\na.png,what is this, really?,a\n", "row 1: more fields than the header"),
+        ("x.csv", "image,question,answer,answer\na.png,q,a,b\n", "more than once: image, question, answer, answer"),
         ("x.txt", "", "files there: dev.csv, train.jsonl"),
     ],
 )
