@@ -9,6 +9,8 @@ import html
 import json
 import os
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import time
@@ -108,10 +110,10 @@ def check_time(end):
         raise gradio.Error("This took too long. Try a smaller picture, or come back later.", print_exception=False)
 
 
-def opened_picture(file):
+def opened_picture(file, load_image):
     """The picture in that file, in RGB and upright; what is wrong with it, in plain words."""
     import gradio
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
     if not file:
         raise gradio.Error("Choose a picture first.", print_exception=False)
@@ -121,8 +123,8 @@ def opened_picture(file):
         with Image.open(file) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise gradio.Error("The picture has too many pixels; make it smaller.", print_exception=False)
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return load_image(Path(file))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # UnidentifiedImageError is an OSError
         raise gradio.Error("This file is not a picture that can be read.", print_exception=False) from None
 
 
@@ -143,7 +145,7 @@ def build(answerer, report=None):
         end = time.monotonic() + MAX_SECONDS
         question = checked_question(question)
         if not image or not seen or image != seen["file"]:  # gradio names a file by its content
-            seen = {**answerer.look(opened_picture(image)), "file": image}
+            seen = {**answerer.look(opened_picture(image, answerer.code.load_image)), "file": image}
         check_time(end)
         answers = answerer.answer(question, seen)
         check_time(end)
@@ -161,7 +163,7 @@ def build(answerer, report=None):
     def answer(image, question):
         """For programs: a picture's file and a question to the five best answers."""
         question = checked_question(question)
-        return answerer.answer(question, answerer.look(opened_picture(image)))
+        return answerer.answer(question, answerer.look(opened_picture(image, answerer.code.load_image)))
 
     def redraw(name, strength, seen):
         if not seen or not seen["asked"] or not answerer.maps:
@@ -305,6 +307,14 @@ def arguments():
     return parser
 
 
+def check_address(host, port):
+    """End the program with one line where no page can be opened there: sooner, and clearer, than gradio does."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, OverflowError) as error:
+        arguments().error(f"cannot open a page at --host {host} --port {port}: {error}")
+
+
 def load_pipeline(name, trust_remote_code):
     """The model by this package's code; in a Space, which has not got the package, by the model's own if trusted."""
     try:
@@ -333,6 +343,7 @@ def main(argv=None):
         arguments().error("--auth must be USER:PASSWORD")
     if not 0 <= args.abstain_below <= 1:
         arguments().error(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that uploads are deleted then, too
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
     if "GRADIO_TEMP_DIR" not in os.environ:  # gradio's default is shared, and its files can be read through any page
         os.environ["GRADIO_TEMP_DIR"] = folder_until_exit()
@@ -345,6 +356,7 @@ def main(argv=None):
     report = next((file for file in found if file.is_file()), None)
     if args.report and not report:
         arguments().error(f"--report: no file {args.report}")
+    check_address(args.host, args.port)
     try:
         page = build(
             Answerer(load_pipeline(args.model, space.get("trust_remote_code", False)), args.abstain_below), report

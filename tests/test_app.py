@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from test_processing_vqafusion import huge_header
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, app
 from vqafusion.pipeline_vqafusion import VqaFusionPipeline
+from vqafusion.processing_vqafusion import load_image
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -109,14 +111,22 @@ def test_what_is_wrong_is_said_in_plain_words(name, data, question, said, tmp_pa
         file.write_bytes(data) if data is not None else draw().save(file)
     with pytest.raises(gradio.Error, match=said):
         app.checked_question(question)
-        app.opened_picture(str(file) if name else None)
+        app.opened_picture(str(file) if name else None, load_image)
 
 
 def test_a_picture_lies_as_it_was_taken(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     draw(size=(48, 40)).save(tmp_path / "photo.jpg", exif=exif)
-    assert app.opened_picture(tmp_path / "photo.jpg").size == (40, 48)
+    assert app.opened_picture(tmp_path / "photo.jpg", load_image).size == (40, 48)
+
+
+def test_a_picture_is_opened_as_elsewhere(answerer, tmp_path):
+    for name, picture in (("clear", Image.new("RGBA", (8, 8))), ("deep", Image.new("I;16", (8, 8), 32768))):
+        picture.save(tmp_path / f"{name}.png")
+        opened = app.opened_picture(tmp_path / f"{name}.png", answerer.code.load_image)
+        assert opened.tobytes() == load_image(tmp_path / f"{name}.png").tobytes()
+        assert opened.getpixel((0, 0)) == ((255,) * 3 if name == "clear" else (128,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +137,20 @@ def test_a_picture_lies_as_it_was_taken(tmp_path):
         (("m", "--abstain_below", "7"), "--abstain_below must be from 0 to 1"),
         (("m", "--report", "/nowhere"), "no file /nowhere"),
         (("/nowhere/model",), "/nowhere/model"),
+        (("m", "--port", "99999"), "--port 99999"),
+        (("m", "--port", "TAKEN"), "--port TAKEN: [Errno 98] Address already in use"),
+        (("m", "--host", "192.0.2.1"), "--host 192.0.2.1"),
     ],
 )
 def test_bad_usage(arguments, said, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        usage_is_refused([a.replace("TAKEN", port) for a in arguments], said.replace("TAKEN", port), capsys)
+
+
+def usage_is_refused(arguments, said, capsys):
     with pytest.raises(SystemExit) as stop:
-        app.main(list(arguments))
+        app.main(arguments)
     printed = capsys.readouterr().err
     assert stop.value.code == 2 and said in printed and "Traceback" not in printed
 
@@ -141,7 +160,8 @@ def serving(folder, *arguments):
     """Address of the page, in a process of its own, on the model in that folder."""
     port = free_port()
     command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port), *arguments]
-    settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    (folder / "tmp").mkdir()
+    settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "TMPDIR": str(folder / "tmp")}
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
@@ -159,6 +179,7 @@ def serving(folder, *arguments):
     finally:
         process.terminate()
         process.wait(20)
+    assert not list((folder / "tmp").glob("vqafusion-app-*"))
 
 
 @pytest.fixture(scope="module")
