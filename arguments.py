@@ -77,8 +77,9 @@ class ModelArguments:
         default=0.0,
         metadata={"help": "above 0, let each word look for its patches first; weight of the loss that it learns with"},
     )
-    attn_implementation: str = field(
-        default="sdpa", metadata={"help": "sdpa, or eager, faster for small models on CPU"}
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={"help": "sdpa, or eager, faster for small models on CPU; default: sdpa wherever there is one"},
     )
 
     def fusion(self, image_processor):

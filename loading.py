@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -13,6 +14,8 @@ from .configuration_vqafusion import VqaFusionConfig
 from .exported import FUSION, OnnxVqaFusion
 from .modeling_vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionModel
 from .processing_vqafusion import VqaFusionProcessor
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")  # of the tokenizer; one of them is there
 
 # With these, the Auto classes need no `trust_remote_code` where the package is installed.
 AutoConfig.register(VqaFusionConfig.model_type, VqaFusionConfig)
@@ -30,17 +33,22 @@ def load_model(name):
         `(processor, model)`, the model in eval mode; of a folder that export.py wrote, an [`OnnxVqaFusion`].
 
     Raises:
-        ValueError: the folder or repository holds no VQAFusion model.
+        ValueError: the folder or repository holds no VQAFusion model, or a damaged one.
         HubError: there is no such repository, or it cannot be fetched; the message says what to do.
     """
     name = name if Path(name).is_dir() else _fetched(name)
     config = AutoConfig.from_pretrained(name)
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
+    if not any((Path(name) / file).exists() for file in VOCABULARIES):  # transformers may go on without any word
+        raise ValueError(f"{VOCABULARIES[0]} is missing in {name}: copy the folder again")
     processor = VqaFusionProcessor.from_pretrained(name)
     if (Path(name) / FUSION).exists():
         return processor, OnnxVqaFusion(config, name).eval()
-    return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
+    try:
+        return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {name} are damaged ({error}): copy the folder again") from None
 
 
 def _fetched(name):

@@ -162,8 +162,12 @@ def _to_rgb(image):
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")
-    if image.mode.startswith("I;16"):  # Pillow clips 16-bit greyscale instead of scaling it
-        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow clips greyscale of more than 8 bits, unscaled
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise OSError("greyscale of 32 bits or floating point says not what is white: save it with 8 bits")
+        deep = values.max() > 255 or image.mode != "I"  # a 16-bit file may be in mode "I", and so may 8 bits in memory
+        image = Image.fromarray((values // 256 if deep else values).astype(np.uint8))
     return image.convert("RGB")
 
 

@@ -28,7 +28,7 @@ from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
 from vqafusion.distillation import teacher_probabilities
 from vqafusion.guards import SAVING, Stopped, only_run_in
-from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
@@ -172,12 +172,17 @@ def main(argv=None):
     keep_freed_memory()
     if data.image_states_dir and (data.flip or data.max_shift):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
+    for name in ("max_train_samples", "max_eval_samples"):
+        if getattr(data, name) is not None and getattr(data, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, not {getattr(data, name)}")
     args.answer_type_sampling = json_argument(args, "answer_type_sampling")
     check_shares(args.answer_type_sampling)
     if data.streaming:
         check_streaming(data, args)
     repo, token = hub_destination(args)
     output_dir = writable_folder(args.output_dir)
+    if data.image_states_dir:
+        writable_folder(data.image_states_dir)
     with only_run_in(output_dir, args.process_index == 0):
         (resume,) = broadcast_object_list([checkpoint(args.resume_from_checkpoint, output_dir)])
         if resume and not Path(resume).is_dir():
@@ -221,6 +226,9 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
             for split in (data.train_split, data.eval_split)
         )
     check_answered(eval_set, data.eval_split)
+    scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"]))]
+    if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in scores:
+        raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
 

@@ -197,6 +197,11 @@ def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path)
     assert [state["epoch"] for state in states] == [1, 2]
     scores = evaluate(tmp_path / "out", "--model", tmp_path / "model", *own, "--split", "dev.csv")
     assert scores["overall"] == 100 and scores["per_answer_type"] == {"other": 100}
+    (tmp_path / "asked.csv").write_text("image,question\na.png,is it red?\n")
+    asked = ("--model", tmp_path / "model", *own, "--split", "asked.csv", "--output_dir", tmp_path / "asked")
+    result = run("eval.py", *asked)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "asked" / "predictions.json").read_text()) == [{"question_id": 1, "answer": "red"}]
 
 
 def test_infer_answers_and_draws(trained, tmp_path):
@@ -292,6 +297,16 @@ def test_infer_names_bad_arguments(trained, tmp_path, capsys, monkeypatch, chang
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_was_half_copied_is_named(trained, tmp_path, capsys):
+    ask = ("--image", trained / "image.png", "--question", "is it red?", "--model", tmp_path / "model")
+    shutil.copytree(trained / "model", tmp_path / "model")
+    whole = (tmp_path / "model" / "model.safetensors").read_bytes()
+    (tmp_path / "model" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused(*in_process(capsys, *ask), "model are damaged", "copy the folder again")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    refused(*in_process(capsys, *ask), "tokenizer.json is missing", "copy the folder again")
+
+
 class Printed:
     def __init__(self, result):
         self.out, self.err = result.stdout, result.stderr
@@ -317,4 +332,11 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
         capsys, trained / "recipe.yaml", "--reference_provenance", "x", "--output_dir", tmp_path / "out", script=train
     )
     refused(code, printed, "provenance x; known: first")
+    for name, value, said in (
+        ("metric_for_best_model", "accuracy", "known are overall, top_5, loss, yes/no"),
+        ("max_train_samples", "0", "--max_train_samples must be at least 1"),
+        ("image_states_dir", "/proc/none", "/proc/none"),
+    ):
+        arguments = (trained / "recipe.yaml", f"--{name}", value, "--output_dir", tmp_path / "out")
+        refused(*in_process(capsys, *arguments, script=train), said)
     assert not list((tmp_path / "out").iterdir())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUESTIONS, tiny_config
+from conftest import QUESTIONS, draw, tiny_config
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -24,14 +24,17 @@ from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
 
 @pytest.fixture
 def make(processor, tmp_path):
-    """A blind trainer of 6 steps with a checkpoint after every second, in `tmp_path / name`."""
+    """
+    A trainer of 6 steps with a checkpoint after every second, in `tmp_path / name`: blind, or of moved pictures.
+    """
 
-    def make(name="run", **changes):
+    def make(name="run", blind=True, **changes):
         torch.manual_seed(0)
         ids = processor.tokenizer([QUESTIONS[n % 3] for n in range(24)])["input_ids"]
+        images = [None if blind else draw(color) for color in ("red", "blue", "gray")]
         rows = [
-            {"input_ids": each, "length": len(each), "image_id": str(n), "image": None, "answers": ["red"] * 10,
-             "label_ids": [n % 6], "label_scores": [1.0]}
+            {"input_ids": each, "length": len(each), "image_id": str(n), "image": images[n % 3],
+             "answers": ["red"] * 10, "label_ids": [n % 6], "label_scores": [1.0], "question_id": n}
             for n, each in enumerate(ids)
         ]  # fmt: skip
         args = VqaTrainingArguments(**{
@@ -39,11 +42,11 @@ def make(processor, tmp_path):
             "eval_strategy": "no", "load_best_model_at_end": False, "per_device_train_batch_size": 4,
             "learning_rate": 1e-3, "logging_steps": 1, "report_to": "none", "disable_tqdm": True, **changes,
         })  # fmt: skip
-        model = VqaFusionForVisualQuestionAnswering(tiny_config(blind=True))
+        model = VqaFusionForVisualQuestionAnswering(tiny_config(blind=blind))
         trainer = VqaTrainer(
             model=model, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:5])
         )
-        trainer.train_collator = trainer.data_collator = VqaCollator(processor, 6, blind=True)
+        trainer.train_collator = trainer.data_collator = VqaCollator(processor, 6, flip=True, max_shift=4, blind=blind)
         return trainer
 
     return make
@@ -62,18 +65,18 @@ def checkpoints(trainer):
     return sorted(os.listdir(trainer.args.output_dir))
 
 
-@pytest.mark.parametrize("received", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(make, received):
+@pytest.mark.parametrize("received, blind", [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(make, received, blind):
     before = signal.getsignal(received)
-    whole = make("whole")
+    whole = make("whole", blind)
     whole.train()
-    stopped = make("stopped")
+    stopped = make("stopped", blind)
     stopped.add_callback(AtStep(2, lambda: os.kill(os.getpid(), received)))
     with pytest.raises(Stopped, match=f"{received.name} after step 3, saved; .*--resume_from_checkpoint True") as stop:
         stopped.train()
     assert stop.value.received == received and signal.getsignal(received) == before
     assert checkpoints(stopped) == ["checkpoint-3"]
-    resumed = make("stopped")
+    resumed = make("stopped", blind)
     resumed.train(resume_from_checkpoint=f"{stopped.args.output_dir}/checkpoint-3")
     expected = load_file(f"{whole.args.output_dir}/checkpoint-6/model.safetensors")
     found = load_file(f"{resumed.args.output_dir}/checkpoint-6/model.safetensors")

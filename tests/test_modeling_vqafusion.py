@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 from conftest import COLORS, ROOT, batch, draw, tiny_config
-from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, ResNetConfig
+from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, EfficientNetConfig, ResNetConfig
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
+from vqafusion.arguments import ModelArguments
 from vqafusion.modeling_vqafusion import HUB_FILES
 
 
@@ -127,6 +128,16 @@ def test_grid_encoders_and_pooling():
         output = model(**batch(size=64), output_attentions=True)
         assert output.image_states.shape[1] == patches
         assert model.attention_map(output).shape[1:] == (patches**0.5, patches**0.5)
+
+
+def test_an_encoder_without_fused_attention_goes_with_one_that_has_it():
+    efficient = EfficientNetConfig(image_size=32, width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=32)
+    implementation = ModelArguments().attn_implementation
+    model = VqaFusionForVisualQuestionAnswering(
+        tiny_config(vision_config=efficient, attn_implementation=implementation)
+    )
+    used = [part.config._attn_implementation for part in (model.vqafusion.vision_model, model.vqafusion.text_model)]
+    assert used == ["eager", "sdpa"]
 
 
 def test_pooling_keeps_the_cls_token_and_averages_the_grid():

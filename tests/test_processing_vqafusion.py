@@ -35,6 +35,11 @@ def test_modes_become_rgb(mode):
 def test_transparency_lies_over_white_and_sixteen_bits_are_scaled():
     assert load_image(Image.new("RGBA", (2, 2), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert load_image(Image.new("I;16", (2, 2), 32768)).getpixel((0, 0)) == (128, 128, 128)
+    assert load_image(b"P5 1 1 65535 \x80\x00").getpixel((0, 0)) == (128, 128, 128)  # to Pillow of mode "I"
+    assert load_image(Image.new("L", (2, 2), 200).convert("I")).getpixel((0, 0)) == (200, 200, 200)
+    for mode, value in (("F", 0.5), ("I", 70_000), ("I", -1)):
+        with pytest.raises(ValueError, match="save it with 8 bits"):
+            load_image(Image.new(mode, (2, 2), value))
 
 
 def test_exif_orientation_is_applied():
