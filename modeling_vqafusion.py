@@ -351,7 +351,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
 
     def answer_loss(self, logits, labels):
         """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""
-        logits = logits.float()  # the sum over the answers of a batch goes beyond float16
+        logits = _at_least_float32(logits)  # the sum over the answers of a batch goes beyond float16
         if labels.dim() == 1:
             labels = F.one_hot(labels, logits.shape[-1])
         labels = labels.to(logits.dtype)
@@ -363,7 +363,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
 
     def probabilities(self, logits):
         """`(batch, answers)`: sigmoid or softmax, as it was trained, of the logits over `config.answer_temperature`."""
-        logits = logits.float() / self.config.answer_temperature  # in bfloat16 many a probability would be 1
+        logits = _at_least_float32(logits) / self.config.answer_temperature  # in bfloat16 many would be 1
         return logits.sigmoid() if self.config.answer_loss == "bce" else logits.softmax(dim=-1)
 
     def attention_map(self, output, layer=-1):
@@ -390,6 +390,10 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
 
 def _project(width, config):
     return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
+
+
+def _at_least_float32(tensor):
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _load_tower(name, tower, kwargs):

@@ -160,7 +160,7 @@ def serving(folder, *arguments):
     """Address of the page, in a process of its own, on the model in that folder."""
     port = free_port()
     command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port), *arguments]
-    (folder / "tmp").mkdir()
+    (folder / "tmp").mkdir(exist_ok=True)
     settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "TMPDIR": str(folder / "tmp")}
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT)
