@@ -129,13 +129,12 @@ def answer(args, rows):
     return run.ranked(), run
 
 
-def explain(records, run, blind, words):
+def explain(records, run, best, blind, words):
     """
     Put into the records of wrong answers their `categories` and the blind model's answer, and into those that the
-    report shows their `heat_map`; count the categories.
+    report shows their `heat_map`; count the categories. `best` is what the vocabulary allows, of a model.
     """
     maps = run.heat_maps(shown(records)) if run else {}
-    best = vocabulary_best(run.encoded, run.model.config.id2label) if run else None
     for index, record in enumerate(records):
         record["heat_map"] = maps.get(index)
         if record["accuracy"] < FAILED_BELOW:
@@ -198,9 +197,10 @@ def main(argv=None):
     metrics["compared"] = compare(records, baselines)
     if args.abstain_below is not None:
         metrics["abstaining"] = abstaining(records, args.abstain_below)
-    metrics["failures"] = explain(records, run, baselines["blind"][1] if "blind" in baselines else None, words)
+    best = vocabulary_best(run.encoded, run.model.config.id2label) if run else None
+    metrics["failures"] = explain(records, run, best, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
-        metrics.update(run.extra, vocabulary_ceiling=ceiling(run.encoded, run.model.config.id2label))
+        metrics.update(run.extra, vocabulary_ceiling=ceiling(best))
     if args.heat_map_questions:
         sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
         metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}

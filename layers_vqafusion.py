@@ -1,9 +1,35 @@
-"""The parts of the fusion: cross-attention; before it, words that look for patches; after it, answers that do."""
+"""The parts of the fusion: colours and words that look for patches; cross-attention; answers that look for them."""
+
+from math import isqrt
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def color_histograms(pixel_values, patches, config):
+    """
+    How much of each patch has which colour, of `config.color_levels` levels each of red, green and blue. A pixel
+    between levels counts for its neighbours by its distance to them.
+
+    Args:
+        pixel_values: `(images, 3, height, width)`, normalised by `config.image_mean` and `config.image_std`.
+        patches (`int`): of a square grid, row by row; tokens beyond the square come first, for the whole image.
+
+    Returns:
+        `(images, patches, color_levels ** 3)`, each patch's sum is 1.
+    """
+    mean, std = (pixel_values.new_tensor(x).view(3, 1, 1) for x in (config.image_mean, config.image_std))
+    levels = config.color_levels
+    colors = (pixel_values[:, :, ::4, ::4] * std + mean).clamp(0, 1) * (levels - 1)  # a 16th of the pixels will do
+    level = torch.arange(levels, device=colors.device).view(levels, 1, 1)
+    near = (1 - (colors.unsqueeze(2) - level).abs()).clamp(min=0)  # (images, 3, levels, height, width)
+    counts = torch.einsum("nrhw,nghw,nbhw->nrgbhw", *near.unbind(dim=1)).flatten(1, 3)
+    side = isqrt(patches)
+    grid = F.adaptive_avg_pool2d(counts, side).flatten(2).transpose(1, 2)
+    prefix = grid.mean(dim=1, keepdim=True).expand(-1, patches - side**2, -1)
+    return torch.cat([prefix, grid], dim=1)
 
 
 class CrossAttention(nn.Module):

@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
-from .layers_vqafusion import Alignment, FusionLayer, ShownAnswers
+from .layers_vqafusion import Alignment, FusionLayer, ShownAnswers, color_histograms
 
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
 
@@ -135,41 +135,19 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
 
         Returns:
             `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row. With
-            `config.color_levels`, its cube more numbers in each patch, from [`~VqaFusionModel.color_histograms`].
+            `config.color_levels`, its cube more numbers in each patch, from [`color_histograms`].
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+        config = self.config
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
             states = self.vision_model(pixel_values.to(self.dtype)).last_hidden_state
         if states.dim() == 4:
             if states.shape[2] != states.shape[3]:
                 raise ValueError(f"the vision encoder must give a square grid, not {tuple(states.shape[2:])}")
             states = states.flatten(2).transpose(1, 2)
-        if self.config.color_levels:
-            colors = self.color_histograms(pixel_values, states.shape[1])
+        if config.color_levels:
+            colors = color_histograms(pixel_values, states.shape[1], config)
             states = torch.cat([states, colors.to(states.dtype)], dim=-1)
         return states
-
-    def color_histograms(self, pixel_values, patches):
-        """
-        How much of each patch has which colour, of `config.color_levels` levels each of red, green and blue. A pixel
-        between levels counts for its neighbours by its distance to them.
-
-        Args:
-            pixel_values: `(images, 3, height, width)`, normalised by `config.image_mean` and `config.image_std`.
-            patches (`int`): of a square grid, row by row; tokens beyond the square come first, for the whole image.
-
-        Returns:
-            `(images, patches, color_levels ** 3)`, each patch's sum is 1.
-        """
-        mean, std = (pixel_values.new_tensor(x).view(3, 1, 1) for x in (self.config.image_mean, self.config.image_std))
-        levels = self.config.color_levels
-        colors = (pixel_values[:, :, ::4, ::4] * std + mean).clamp(0, 1) * (levels - 1)  # a 16th of the pixels will do
-        level = torch.arange(levels, device=colors.device).view(levels, 1, 1)
-        near = (1 - (colors.unsqueeze(2) - level).abs()).clamp(min=0)  # (images, 3, levels, height, width)
-        counts = torch.einsum("nrhw,nghw,nbhw->nrgbhw", *near.unbind(dim=1)).flatten(1, 3)
-        side = isqrt(patches)
-        grid = F.adaptive_avg_pool2d(counts, side).flatten(2).transpose(1, 2)
-        prefix = grid.mean(dim=1, keepdim=True).expand(-1, patches - side**2, -1)
-        return torch.cat([prefix, grid], dim=1)
 
     @can_return_tuple
     def forward(

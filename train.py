@@ -21,7 +21,7 @@ from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, pe
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
-from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary
+from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary, vocabulary_best
 from vqafusion.data_prep.encode import VqaCollator, encode, forget_last_use, max_encoded_length, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states, this_process
 from vqafusion.data_prep.sampling import check_shares
@@ -240,8 +240,9 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         shifts, of_question = answer_shifts(train_set, args.reference_provenance, model.config.num_labels)
         train_set = train_set.add_column("answer_shift", of_question)
     names = model.config.id2label
-    most = {"training": ceiling(train_set, names), "evaluation": ceiling(eval_set, names)}
+    most = {}
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
+        most[name] = ceiling(vocabulary_best(rows, names))
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)

@@ -51,7 +51,7 @@ def measure(folder, tokenizer):
 
     from vqafusion.command_line import peak_memory
     from vqafusion.data_prep import load_split
-    from vqafusion.data_prep.answers import build_vocabulary, ceiling
+    from vqafusion.data_prep.answers import build_vocabulary, ceiling, vocabulary_best
     from vqafusion.data_prep.encode import encode, train_tokenizer
 
     datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
@@ -71,7 +71,7 @@ def measure(folder, tokenizer):
     lap("tokenizer")
     encoded = encode(rows, tokenizer, {answer: i for i, answer in enumerate(answers)}, num_proc=2)
     lap("encode")
-    allowed = ceiling(encoded, answers)
+    allowed = ceiling(vocabulary_best(encoded, answers))
     lap("ceiling")
     print(json.dumps({"questions": len(encoded), **times, "gib": peaks["ceiling"], "peaks": peaks, "allowed": allowed}))
 

@@ -114,12 +114,10 @@ def _row(entry, number, file):
 def whole_number(name, value):
     """`value`, of the column `name`, as `int`; of "7.0", too, as pandas writes numbers. `ValueError` for any other."""
     try:
-        number = int(value)
+        number = int(re.sub(r"\.0*\s*$", "", value) if isinstance(value, str) else value)
         if isinstance(value, float) and number != value:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        if isinstance(value, str) and (whole := re.fullmatch(r"\s*(-?\d+)\.0*\s*", value)):
-            return whole_number(name, whole[1])
         raise ValueError(f"{name!r} must be a whole number, not {value!r}") from None
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name!r} must have at most 63 bits, not {value!r}")
