@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from tqdm import tqdm
 
 from ..command_line import remove_orphans, whole_file
+from ..packing import folded
 from ..processing_vqafusion import load_image
 from . import DataError, file_stamp
 
@@ -147,8 +148,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     process.wait_for_everyone()
     mine = missing[process.process_index :: process.num_processes]
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
-    encoder = model.to(process.device, memory_format=torch.channels_last).eval()
-
+    model = model.to(process.device, memory_format=torch.channels_last).eval()
     options, normalize = _normalized_later(image_processor)
 
     def decode(batch):
@@ -157,10 +157,12 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     def encode(pixels):
         with torch.inference_mode():
             pixels = normalize(pixels.to(process.device, memory_format=torch.channels_last))
-            states = encoder.encode_image(pixels)
+            states = model.encode_image(pixels, encoder)
         bar.update(len(pixels))
         return states.to(torch.float16).cpu().numpy()
 
+    if mine:
+        encoder = folded(model.vision_model, normalize(decode(shards[mine[0]][:2]).to(process.device)))
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(shards[number]) for number in mine))
     # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A

@@ -1,12 +1,14 @@
-"""Packed linear layers answer as the plain ones do, and say that they are for answering only."""
+"""Packed linear layers and folded batch norms answer as the plain ones do, and what cannot be does not change."""
 
 import pytest
 import torch
 from conftest import tiny_config
 from torch import nn
+from transformers import AutoModel, EfficientNetConfig, ResNetConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.packing import PackedLinear, pack
+from vqafusion.packing import PackedLinear, folded, pack
 
 
 @pytest.mark.parametrize("rows", [1, 9, 50, 400])
@@ -45,3 +47,55 @@ def test_a_packed_model_is_not_saved_by_mistake(tmp_path):
     with pytest.raises(ValueError, match="packed"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic")
+EFFICIENTNET = EfficientNetConfig(
+    image_size=32, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, depthwise_padding=[2]
+)
+
+
+def with_statistics(encoder):
+    """In eval mode, with batch norms that do something."""
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.running_var):
+                nn.init.uniform_(values, 0.5, 2)
+            for values in (module.bias, module.running_mean):
+                nn.init.normal_(values)
+    return encoder.eval()
+
+
+def norms(encoder):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+
+
+@pytest.mark.parametrize("config", [RESNET, EFFICIENTNET])
+def test_folded_batch_norms_leave_the_states_as_they_are(config):
+    torch.manual_seed(0)
+    encoder, pixels = with_statistics(AutoModel.from_config(config)), torch.randn(2, 3, 32, 32)
+    before, found = norms(encoder), folded(encoder, pixels)
+    with torch.inference_mode():
+        expected = encoder(pixels).last_hidden_state
+        assert expected.abs().max() > 0.1
+        assert torch.allclose(found(pixels).last_hidden_state, expected, rtol=0, atol=1e-4 * expected.abs().max())
+    assert norms(found) == 0 and norms(encoder) == before > 0
+
+
+class ReadTwice(nn.Module):
+    """Something beside the batch norm reads the convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, pixel_values):
+        states = self.convolution(pixel_values)
+        return BaseModelOutput(last_hidden_state=states + self.norm(states))
+
+
+def test_what_cannot_be_folded_is_left(model):
+    torch.manual_seed(0)
+    pixels = torch.randn(2, 3, 32, 32)
+    for encoder in (with_statistics(ReadTwice()), model.vqafusion.vision_model.eval()):
+        assert folded(encoder, pixels) is encoder
