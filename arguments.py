@@ -62,7 +62,9 @@ class ModelArguments:
     intermediate_size: int = field(default=2048, metadata={"help": "width inside the feed-forward blocks"})
     dropout: float = field(default=0.1, metadata={"help": "dropout in fusion and head"})
     initializer_range: float = field(default=0.02, metadata={"help": "standard deviation of new weights"})
-    image_pool_size: int | None = field(default=None, metadata={"help": "average the patch grid to N x N"})
+    image_pool_size: int | None = field(
+        default=None, metadata={"help": "average the patch grid to N x N, if it is larger"}
+    )
     color_levels: int | None = field(
         default=None, metadata={"help": "give each patch a histogram of its colours, so many levels of R, G and B each"}
     )

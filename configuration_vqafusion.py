@@ -28,7 +28,7 @@ class VqaFusionConfig(PreTrainedConfig):
         dropout (`float`): dropout in the fusion layers and the head.
         layer_norm_eps (`float`): epsilon of every layer norm written here.
         image_pool_size (`int`, *optional*):
-            Average the encoder's patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
+            Average a larger patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
         color_levels (`int`, *optional*): give each patch a histogram of its colours, of so many levels of red, green
             and blue each, beside the encoder's states; for encoders that were trained to tell things apart whatever
             their colour is, such as classifiers of ImageNet.
@@ -49,7 +49,8 @@ class VqaFusionConfig(PreTrainedConfig):
         num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.
 
     Raises:
-        ValueError: sizes that do not fit together, `color_levels` without the other two, or an unknown `answer_loss`.
+        ValueError: sizes that do not fit together, more frozen layers than there are, `color_levels` without the
+            other two, or an unknown `answer_loss`.
     """
 
     model_type = "vqafusion"
@@ -98,6 +99,9 @@ class VqaFusionConfig(PreTrainedConfig):
             raise ValueError(f"answer_temperature must be above 0, not {answer_temperature}")
         self.vision_config = _encoder_config(vision_config, CLIPVisionConfig)
         self.text_config = _encoder_config(text_config, DistilBertConfig)
+        layers = getattr(self.text_config, "num_hidden_layers", frozen_text_layers)
+        if not 0 <= frozen_text_layers <= layers:
+            raise ValueError(f"frozen_text_layers must be from 0 to the encoder's {layers}, not {frozen_text_layers}")
         self.hidden_size = hidden_size
         self.num_fusion_layers = num_fusion_layers
         self.num_attention_heads = num_attention_heads

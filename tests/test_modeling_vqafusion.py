@@ -230,6 +230,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
         {"image_pool_size": 0},
         {"answer_loss": "mse"},
         {"num_fusion_layers": 0},
+        {"frozen_text_layers": 3},
+        {"frozen_text_layers": -1},
         {"alignment_weight": -1},
         {"color_levels": 4},
         {**COLORS, "color_levels": 1},
