@@ -110,6 +110,21 @@ def check_time(end):
         raise gradio.Error("This took too long. Try a smaller picture, or come back later.", print_exception=False)
 
 
+def uploaded(sent):
+    """
+    The file of a picture that a visitor has sent (`gradio.data_classes.ImageData`). Gradio itself looks where a file
+    lies only if the request calls it one of gradio's, and would open any other of this machine.
+    """
+    import gradio
+    from gradio.utils import get_upload_folder
+
+    if not sent:
+        return None
+    if not sent.path or not Path(sent.path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gradio.Error("Choose a picture first.", print_exception=False)
+    return sent.path
+
+
 def opened_picture(file, load_image):
     """The picture in that file, in RGB and upright; what is wrong with it, in plain words."""
     import gradio
@@ -181,7 +196,7 @@ def build(answerer, report=None):
             with gradio.Tab("Ask"), gradio.Row():
                 with gradio.Column():
                     field = gradio.Image(label="Picture", elem_id="picture", sources=["upload", "webcam", "clipboard"])
-                    field.preprocess = lambda sent: sent and sent.path  # `opened_picture` says what is wrong
+                    field.preprocess = uploaded  # `opened_picture` says what is wrong with it
                     question = gradio.Textbox(
                         label="Question", placeholder="What is in the picture?", max_length=MAX_QUESTION, max_lines=1
                     )

@@ -123,14 +123,14 @@ def whole_file(path):
 
 def remove_orphans(folder):
     """Delete the temporary files of [`whole_file`] whose process was killed; of other machines, those a day old."""
+    here = re.escape(socket.gethostname())
     for file in Path(folder).glob(".*"):
-        named = re.fullmatch(r"\..+\.(?P<host>.+)\.(?P<process>\d+)(\.[a-z]+)?", file.name)
-        if named is None or not file.is_file():
+        if not re.fullmatch(r"\..+\..+\.\d+(\.[a-z]+)?", file.name) or not file.is_file():
             continue
-        if named["host"] != socket.gethostname():
-            orphan = time.time() - file.stat().st_mtime > 24 * 3600
+        if ours := re.fullmatch(rf"\..+\.{here}\.(\d+)(\.[a-z]+)?", file.name):
+            orphan = not _is_running(int(ours[1]))
         else:
-            orphan = not _is_running(int(named["process"]))
+            orphan = time.time() - file.stat().st_mtime > 24 * 3600
         if orphan:
             file.unlink(missing_ok=True)
 

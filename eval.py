@@ -104,7 +104,8 @@ def read_baselines(args, rows):
                     f"--{name}_run {folder} is a run of {metrics.get('run')!r}, not of the {name} baseline"
                 )
             try:
-                runs[name] = metrics, same_questions(rows["question_id"], records)
+                asked = rows.select_columns(["question_id", "question", "answers"]).to_list()
+                runs[name] = metrics, same_questions(asked, records)
             except ValueError as error:
                 raise ValueError(f"--{name}_run {folder}: {error}") from None
     return runs
@@ -123,6 +124,8 @@ def answer(args, rows):
         raise ValueError(
             "--heat_map_questions needs gradients and attention weights: give the model that this one was exported from"
         )
+    if args.heat_map_questions and loaded[1].config.blind:
+        raise ValueError(f"--heat_map_questions: {args.model} is blind, so there is nothing that it looks at")
     run = ModelRun(args.model, loaded, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
     if args.fit_temperature:
         run.extra["temperature"] = run.fit_temperature()

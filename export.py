@@ -64,7 +64,7 @@ def export_onnx(model, processor, folder, int8=False):
     """
     Args:
         model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode; processor: its [`VqaFusionProcessor`].
-        folder: a new one; it gets `vision.onnx`, `fusion.onnx`, and what a model's folder has besides weights and code.
+        folder: a new one; it gets `vision.onnx`, `fusion.onnx`, the configuration and the processor.
         int8 (`bool`): weights of the linear layers in 8 bits.
 
     Raises:

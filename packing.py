@@ -43,7 +43,7 @@ def pack(model):
         return model
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Linear and child.weight.device.type == "cpu":
+            if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
                 setattr(parent, name, PackedLinear(child))
     model.save_pretrained = _refuse
     return model

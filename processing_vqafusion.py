@@ -5,13 +5,20 @@ import binascii
 import contextlib
 import io
 import os
+import struct
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 MAX_PIXELS = 100_000_000  # a photo of 100 megapixels is real, 30,000 x 30,000 is a decompression bomb
 
 
@@ -100,7 +107,7 @@ def load_image(source):
         FileNotFoundError: no such file.
     """
     if isinstance(source, dict):
-        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     name = str(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__} given as image"
     name = name if len(name) <= 200 else name[:60] + "…"
     try:
@@ -111,7 +118,7 @@ def load_image(source):
                 raise ValueError(
                     f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller"
                 )
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None
     except Image.DecompressionBombError:
@@ -120,28 +127,34 @@ def load_image(source):
         raise ValueError(f"{name} is a folder, not an image") from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name} is not an image in a format that Pillow reads") from None
-    except (OSError, SyntaxError, TypeError, EOFError, binascii.Error) as error:
+    except (OSError, SyntaxError, TypeError, EOFError, binascii.Error, struct.error) as error:
         raise ValueError(f"{name} cannot be read as an image ({error})") from None
 
 
 def _open(source):
     if isinstance(source, (bytes, bytearray)):
-        return Image.open(io.BytesIO(source))
+        return _open_file(io.BytesIO(source))
     if isinstance(source, os.PathLike):
-        return Image.open(source)
+        return _open_file(source)
     if isinstance(source, str):
         if source.startswith(("http://", "https://")):
-            return Image.open(io.BytesIO(_fetch(source)))
+            return _open_file(io.BytesIO(_fetch(source)))
         if source.startswith("data:"):
-            return Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[-1])))
+            return _open_file(io.BytesIO(base64.b64decode(source.split(",", 1)[-1])))
         if len(source) > 64 and not os.path.exists(source):  # an image in base64 is never shorter
             with contextlib.suppress(binascii.Error):  # else it is the path of a file that is not there
-                return Image.open(io.BytesIO(base64.b64decode(source, validate=True)))
-        return Image.open(source)
+                return _open_file(io.BytesIO(base64.b64decode("".join(source.split()), validate=True)))
+        return _open_file(source)
     array = np.asarray(source)
     if array.dtype != np.uint8:
         raise ValueError(f"an array given as image must be uint8 (height, width[, channels]), not {array.dtype}")
-    return Image.fromarray(array)
+    return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+
+
+def _open_file(file):
+    """As Pillow, but not what it gives to another program, as PostScript to Ghostscript."""
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _fetch(address):
@@ -155,6 +168,12 @@ def _fetch(address):
             return response.read(MAX_PIXELS)
     except (URLError, HTTPException, ValueError) as error:
         raise OSError(f"could not be fetched: {error}") from None
+
+
+def _upright(image):
+    """As the camera was held. `ImageOps.exif_transpose` writes the other tags anew, which it cannot where one is odd."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image):

@@ -4,6 +4,7 @@ python train.py recipes/easy_vqa.yaml --output_dir runs/easy_vqa
 python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_split val2014 --output_dir runs/vqa_v2
 """
 
+import json
 import os
 from copy import copy
 from dataclasses import replace
@@ -34,6 +35,10 @@ from vqafusion.processing_vqafusion import VqaFusionProcessor
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
 
 TEACHERS = "teachers"  # below the output folder
+TEACHING = (  # what a trained teacher must have been trained with to be taken
+    "seed", "num_train_epochs", "max_steps", "learning_rate", "text_learning_rate", "vision_learning_rate",
+    "answer_type_sampling", "reference_provenance",
+)  # fmt: skip
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
 
@@ -144,6 +149,19 @@ def hub_destination(args):
     return args.hub_model_id, token
 
 
+def check_goes_on(folder, model_arguments, config):
+    """Raise `ValueError` if the weights in a checkpoint's or a teacher's folder are of other answers or sizes."""
+    kept = VqaFusionConfig.from_pretrained(folder)
+    apart = ("vision_config", "text_config", "attn_implementation", "initializer_range")
+    for name in ("id2label", *(name for name in vars(model_arguments) if hasattr(config, name) and name not in apart)):
+        if getattr(kept, name, None) != getattr(config, name):
+            was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name, None)}"
+            raise ValueError(
+                f"{folder} is of a model with {was}: go on with the data and arguments that it was begun with, remove "
+                "it, or choose another --output_dir"
+            )
+
+
 def record(data, model_arguments, args):
     """The arguments that made a model, without what belongs to the machine: folders, and paths to encoders."""
     given = {**vars(data), **vars(model_arguments)}
@@ -198,11 +216,19 @@ def main(argv=None):
 def train_teacher(data, model_arguments, args, output_dir, number):
     """Train one of the models that the next one learns from, unless it is there, from where it was; its folder."""
     folder = writable_folder(output_dir / TEACHERS / str(number))
-    if not (folder / "trainer_state.json").exists():  # what training writes last
-        own = copy(args)
-        own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
-        if args.teacher_epochs:
-            own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
+    own = copy(args)
+    own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
+    if args.teacher_epochs:
+        own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
+    if (folder / "trainer_state.json").exists():  # what training writes last
+        kept, wanted = json.loads((folder / "training.json").read_text()), record(data, model_arguments, own)
+        for name in ("dataset", *TEACHING):
+            if kept.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{folder} was trained with --{name} {kept.get(name)}, not {wanted.get(name)}: remove "
+                    f"{output_dir / TEACHERS} to train teachers anew, or choose another --output_dir"
+                )
+    else:
         with only_run_in(folder, args.process_index == 0):
             # What learns from models that look for their answers gains nothing by that (docs/tried.md).
             train(data, model_arguments, own, folder, get_last_checkpoint(folder), look_for_answers=False)
@@ -231,6 +257,8 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
+    for folder in [*teachers, *([resume] if resume else [])]:
+        check_goes_on(folder, model_arguments, model.config)
 
     length = max_encoded_length(model.config, processor.tokenizer)
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
@@ -250,7 +278,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     if teachers:
         unchanged = train_collator if data.image_states_dir else eval_collator  # no augmentation
         taught = teacher_probabilities(
-            teachers, train_set, unchanged, output_dir / TEACHERS / "probabilities.npy",
+            teachers, train_set, unchanged, output_dir / TEACHERS / f"probabilities-of-{len(teachers)}.npy",
             args.per_device_eval_batch_size, args.bf16,
         )  # fmt: skip
         train_set = train_set.add_column("position", list(range(len(train_set))))

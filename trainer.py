@@ -56,7 +56,6 @@ class VqaTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1)
     load_best_model_at_end: bool | None = field(default=True)
     metric_for_best_model: str | None = field(default="overall")
-    greater_is_better: bool | None = field(default=True)
     remove_unused_columns: bool | None = field(default=False)
     report_to: None | str | list[str] = field(default="tensorboard")
     not_finite: str = field(

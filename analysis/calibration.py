@@ -126,7 +126,7 @@ def abstention(confidence, accuracy, image_ids):
     questions, and effective reliability with the threshold chosen on one half of the images and used on the other.
 
     Returns:
-        dict, shares in percent.
+        dict, shares in percent; a threshold of None means not to answer at all.
     """
     confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
     coverage, risk = risk_coverage(confidence, accuracy)
@@ -139,7 +139,7 @@ def abstention(confidence, accuracy, image_ids):
         threshold = best_threshold(confidence[fit], accuracy[fit])
         test = confidence[~fit], accuracy[~fit]
         result["effective_reliability"] = {
-            "cost": 1, "threshold": threshold if np.isfinite(threshold) else 1.0,
+            "cost": 1, "threshold": threshold if np.isfinite(threshold) else None,
             "answering_all": round(100 * effective_reliability(*test, 0.0), 2),
             "with_threshold": round(100 * effective_reliability(*test, threshold), 2),
             "coverage": round(100 * float((test[0] >= threshold).mean()), 2),

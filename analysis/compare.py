@@ -25,7 +25,7 @@ def main(argv=None):
     _, records = read_run(args.run_a)
     _, others = read_run(args.run_b)
     try:
-        others = same_questions([record["question_id"] for record in records], others)
+        others = same_questions(records, others)
     except ValueError as error:
         raise ValueError(f"{args.run_b} cannot be compared with {args.run_a}: {error}") from None
     kinds = sorted({record["answer_type"] or "" for record in records})
@@ -41,9 +41,9 @@ def main(argv=None):
         return
     print(f"A: {args.run_a}\nB: {args.run_b}\n\n{'':<12}{'A':>8}{'B':>8}{'A − B':>8}   95 % interval          p")
     for kind, row in rows.items():
-        low, high = row["interval"]
+        interval = "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "of one image only"
         numbers = f"{row['a']:>8.2f}{row['b']:>8.2f}{row['difference']:>+8.2f}"
-        print(f"{kind:<12}{numbers}   {f'{low:+.2f} to {high:+.2f}':<20}{row['p_value']:>8.4f}")
+        print(f"{kind:<12}{numbers}   {interval:<20}{row['p_value']:>8.4f}")
 
 
 if __name__ == "__main__":

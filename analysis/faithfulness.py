@@ -67,7 +67,8 @@ def faithfulness(model, collator, rows, seed=0, variants=tuple(VARIANTS)):
             gains = (random - areas[:, number]) * (1, -1)
             for curve, gain in zip(("deletion", "insertion"), gains.T):
                 result[name][f"{curve}_gain"] = round(float(gain.mean()), 2)
-                result[name][f"{curve}_gain_interval"] = [round(v, 2) for v in bootstrap_interval(gain, images)]
+                interval = bootstrap_interval(gain, images)
+                result[name][f"{curve}_gain_interval"] = interval and [round(edge, 2) for edge in interval]
     return result
 
 

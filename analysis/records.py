@@ -81,20 +81,30 @@ def read_run(folder):
     return metrics, records
 
 
-def same_questions(question_ids, records):
+def same_questions(asked, records):
     """
+    Args:
+        asked, records: columns of two runs, or of data: `question_id`, `question`, `answers`.
+
     Returns:
-        `records` in the order of `question_ids`.
+        `records` in the order of `asked`.
 
     Raises:
         ValueError: they are about other questions.
     """
     by_id = {record["question_id"]: record for record in records}
-    missing = [key for key in question_ids if key not in by_id]
-    if missing or len(by_id) != len(question_ids):
+    missing = [row["question_id"] for row in asked if row["question_id"] not in by_id]
+    if missing or len(by_id) != len(asked):
         more = f", and not {missing[0]}" if missing else ""
-        raise ValueError(f"it has {len(by_id)} questions where {len(question_ids)} are asked for{more}")
-    return [by_id[key] for key in question_ids]
+        raise ValueError(f"it has {len(by_id)} questions where {len(asked)} are asked for{more}")
+    found = [by_id[row["question_id"]] for row in asked]
+    for row, record in zip(asked, found):  # ids may be no more than row numbers
+        if any(row[name] != record.get(name) for name in ("question", "answers")):
+            raise ValueError(
+                f"its question {row['question_id']} is {record.get('question')!r}, "
+                f"answered {record.get('answers')}, and not {row['question']!r}, answered {row['answers']}"
+            )
+    return found
 
 
 def read_predictions(file, question_ids):

@@ -96,9 +96,10 @@ def markdown(title, metrics):
         lines += [f"- Answered at a risk of {r} %: {c:.2f} %" for r, c in abstention["coverage_at_risk"].items()]
         if "effective_reliability" in abstention:
             row = abstention["effective_reliability"]
+            below = "always" if row["threshold"] is None else f"below {row['threshold']:.2f}"
             lines.append(
-                f"- Effective reliability at a cost of 1: {row['with_threshold']:.2f} with abstention below "
-                f"{row['threshold']:.2f}, {row['answering_all']:.2f} without"
+                f"- Effective reliability at a cost of 1: {row['with_threshold']:.2f} with abstention "
+                f"{below}, {row['answering_all']:.2f} without"
             )
     rows = [
         [row["category"], CATEGORIES[row["category"]], str(row["failures"]), f"{row['error']:.1f}"]

@@ -17,12 +17,14 @@ def bootstrap_interval(values, images, resamples=RESAMPLES, level=0.95, seed=0):
         resamples (`int`), level (`float`), seed (`int`)
 
     Returns:
-        `(low, high)`: the interval of the mean; both the mean itself where there is one image only.
+        `(low, high)`: the interval of the mean; None where there is one image only, which tells nothing about others.
 
     Raises:
         ValueError: no values, or lists of unequal length.
     """
     totals, counts = _by_image(values, images)
+    if len(totals) < 2:
+        return None
     rng, draws = np.random.default_rng(seed), len(totals)
     means = []
     for at in range(0, resamples, _ROWS):

@@ -57,9 +57,8 @@ def calibration(confidence, accuracy, images):
 
 
 def _interval(values, images):
-    if len(set(images.tolist())) < 2:
-        return None  # one image tells nothing about others
-    return [round(edge, 2) for edge in bootstrap_interval(values, images)]
+    interval = bootstrap_interval(values, images)
+    return interval and [round(edge, 2) for edge in interval]
 
 
 def abstaining(records, threshold):

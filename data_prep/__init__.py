@@ -115,7 +115,9 @@ def check_unique(ids, total, where):
 
 
 def check_answered(rows, split):
-    """Raise `DataError` if a question of the split (`str`) has no human answers to compare with."""
+    """Raise `DataError` if a question of the split (`str`) has no human answers, or a type named as another score."""
+    if taken := {"overall", "top_5", "loss"} & set(rows["answer_type"]):
+        raise DataError(f"split {split!r}: an answer type cannot be named {min(taken)!r}, as a score is")
     for key, answers in zip(rows["question_id"], rows["answers"]):
         if not answers:
             raise DataError(f"split {split!r}: question {key} has no human answers to compare with")

@@ -40,7 +40,7 @@ class QuestionSampler(Sampler):
         if unknown := shares.keys() - self.pools.keys():
             known = ", ".join(sorted(self.pools))
             raise ValueError(f"answer_type_sampling: no question is of type {min(unknown)!r}, only of {known}")
-        self.drawn = {kind: round(shares.get(kind, 1) * len(pool)) for kind, pool in self.pools.items()}
+        self.drawn = {kind: max(1, round(shares.get(kind, 1) * len(pool))) for kind, pool in self.pools.items()}
 
     def __len__(self):
         return sum(self.drawn.values())

@@ -1,6 +1,5 @@
 """Training questions read from shards as they are needed: data that outgrows memory or disk."""
 
-from hashlib import blake2b
 from itertools import count
 
 import torch
@@ -9,7 +8,7 @@ from datasets.distributed import split_dataset_by_node
 
 from . import FEATURES, DataError
 from .encode import encode_batch
-from .hub import NEEDED, loading, same_columns, unfold
+from .hub import NEEDED, content_id, loading, same_columns, unfold
 
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
 
@@ -47,9 +46,8 @@ def open_stream(name, split):
 
 def _rename(rows, split):
     images = rows["image"]
-    if "image_id" not in rows:  # a batch encodes an image once: equal pictures need equal names, others must not
-        contents = [image["bytes"] or image["path"].encode() for image in images]
-        rows["image_id"] = [blake2b(content, digest_size=8).hexdigest() for content in contents]
+    if "image_id" not in rows:
+        rows["image_id"] = [content_id(image) for image in images]
     return {"image": images, **same_columns(rows, range(len(images)), split)}
 
 

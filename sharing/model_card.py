@@ -124,7 +124,8 @@ def _eval_results(data_name, metrics):
         "task_type": "visual-question-answering", "dataset_type": metrics.get("dataset") or "vqa",
         "dataset_name": data_name, "dataset_split": metrics.get("split"), "metric_type": "vqa_accuracy",
     }  # fmt: skip
-    values = {"overall": metrics["overall"], **metrics["per_answer_type"], f"top-{TOP_K}": metrics[f"top_{TOP_K}"]}
+    values = {"overall": metrics["overall"], **metrics["per_answer_type"], f"top-{TOP_K}": metrics.get(f"top_{TOP_K}")}
+    values = {name: value for name, value in values.items() if value is not None}
     return [EvalResult(metric_name=name, metric_value=round(value, 2), **where) for name, value in values.items()]
 
 

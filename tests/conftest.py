@@ -1,5 +1,6 @@
 """The tiny model and the drawn images that the tests share."""
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -39,10 +40,11 @@ def shared():
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Encoded data of the tests goes away with them."""
+    """Encoded data of the tests, and of the processes that they start, goes away with them."""
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
 
 
 def tiny_config(**changes):

@@ -24,6 +24,8 @@ from vqafusion import VqaFusionForVisualQuestionAnswering, app
 from vqafusion.pipeline_vqafusion import VqaFusionPipeline
 from vqafusion.processing_vqafusion import load_image
 
+JSON = {"Content-Type": "application/json"}
+
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 ASK = "is it red?"
@@ -229,6 +231,23 @@ def test_nothing_of_the_server_can_be_read_through_it(served):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/gradio_api/file={path}", timeout=20)
         assert refused.value.code in (403, 404)
+    draw().save(folder / "private.png")
+    for path in (str(folder / "private.png"), "/etc/passwd", "/nowhere", "../private.png", None):
+        assert "Choose a picture first" in asked(address, {"path": path}), path
+        assert "complete" not in asked(address, {"path": path, "meta": {"_type": "gradio.FileData"}}), path
+
+
+def asked(address, picture):
+    """The events of asking about what is said to be a picture."""
+    call = f"{address}/gradio_api/call/answer"
+    body = json.dumps({"data": [picture, ASK]}).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(call, body, JSON), timeout=20) as response:
+            event = json.load(response)["event_id"]
+        with urllib.request.urlopen(f"{call}/{event}", timeout=20) as response:
+            return response.read().decode()
+    except urllib.error.HTTPError as error:
+        return str(error.code)
 
 
 def test_malformed_requests_leave_it_well(served):
@@ -244,9 +263,7 @@ def test_malformed_requests_leave_it_well(served):
     ]
     codes = set()
     for number in range(70):
-        request = urllib.request.Request(
-            f"{address}/gradio_api/call/answer", bodies[number % len(bodies)], {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(f"{address}/gradio_api/call/answer", bodies[number % len(bodies)], JSON)
         try:
             codes.add(urllib.request.urlopen(request, timeout=20).status)
         except urllib.error.HTTPError as error:

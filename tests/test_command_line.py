@@ -77,6 +77,9 @@ def test_train_resumes(trained, tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
         state = json.loads((trained / "model" / "trainer_state.json").read_text())
         assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
+    for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size")):
+        result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
+        refused(result.returncode, Printed(result), str(checkpoint.parent / "checkpoint-6"), said)
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), "no checkpoint in")
 
@@ -238,6 +241,9 @@ def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
     assert code == 0 and printed.out.splitlines()[0] in ("yes", "red")
     code, printed = in_process(capsys, *arguments, "--output", tmp_path / "result.png")
     refused(code, printed, "blind model", "no heat map")
+    arguments_of_eval = ("--model", tmp_path / "blind", "--dataset", "vqa_v2", "--data_dir", trained / "data")
+    more = ("--split", SPLIT, "--output_dir", tmp_path / "out", "--heat_map_questions", 2)
+    refused(*in_process(capsys, *arguments_of_eval, *more, script=evaluation), "is blind")
     code, printed = in_process(capsys, *arguments, "--abstain_below", "nan")
     refused(code, printed, "--abstain_below must be from 0 to 1")
 

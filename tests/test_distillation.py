@@ -1,6 +1,7 @@
 """What a model learns from: the mean of its teachers' probabilities, beside the answers."""
 
 import subprocess
+from copy import copy
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from conftest import ANSWERS, QUESTIONS, ROOT, TWO_PROCESSES, draw, tiny_config
 from datasets import Dataset
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, train
+from vqafusion.arguments import DataArguments, ModelArguments
+from vqafusion.command_line import write_json
 from vqafusion.data_prep.encode import VqaCollator
 from vqafusion.distillation import teacher_probabilities
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
@@ -105,3 +108,18 @@ def test_a_run_with_teachers_goes_on_or_is_refused(tmp_path):
     assert train.checkpoint("True", tmp_path) is None
     with pytest.raises(ValueError, match="teachers/0/trainer_state.json of another run"):
         train.checkpoint(None, tmp_path)
+
+
+def test_a_teacher_that_was_trained_otherwise_is_not_taken(tmp_path):
+    folder = tmp_path / "teachers" / "0"
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").touch()
+    data, model = DataArguments("easy_vqa"), ModelArguments()
+    args = VqaTrainingArguments(output_dir=str(tmp_path), num_teachers=1, teacher_epochs=2, seed=5)
+    write_json(folder / "training.json", {"dataset": "easy_vqa", "seed": 5, "num_train_epochs": 2})
+    assert train.train_teacher(data, model, args, tmp_path, 0) == folder
+    for name, value in (("teacher_epochs", 3), ("seed", 6), ("learning_rate", 1e-3)):
+        other = copy(args)
+        setattr(other, name, value)
+        with pytest.raises(ValueError, match="teachers/0 was trained with"):
+            train.train_teacher(data, model, other, tmp_path, 0)

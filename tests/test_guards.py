@@ -195,10 +195,11 @@ def test_one_run_in_a_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_files_of_ended_processes_are_orphans(tmp_path):
+@pytest.mark.parametrize("host", [socket.gethostname(), "node1.cluster.local"])
+def test_only_files_of_ended_processes_are_orphans(tmp_path, monkeypatch, host):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    host = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
     orphan, elsewhere, other = (
         tmp_path / name for name in (f".a.{host}.{gone.pid}.json", ".a.elsewhere.7.json", ".gitignore")
     )

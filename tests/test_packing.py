@@ -42,6 +42,11 @@ def test_without_onednn_nothing_changes(monkeypatch):
     assert type(model[0]) is nn.Linear
 
 
+def test_layers_that_onednn_has_not_stay_as_they_are():
+    model = pack(nn.Sequential(nn.Linear(4, 4).half(), nn.Linear(4, 4).double()))
+    assert not any(isinstance(layer, PackedLinear) for layer in model)
+
+
 def test_a_packed_model_is_not_saved_by_mistake(tmp_path):
     model = pack(VqaFusionForVisualQuestionAnswering(tiny_config()).eval())
     with pytest.raises(ValueError, match="packed"):

@@ -63,6 +63,7 @@ def test_sources(tmp_path):
     address = f"http://127.0.0.1:{server.server_port}"
     sources = [image, data, path, str(path), np.asarray(image), f"data:image/png;base64,{text}", f"{address}/image.png"]
     sources += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, base64.b64encode(data * 40).decode()]
+    sources += [base64.encodebytes(data * 40).decode()]
     for source in sources:
         assert np.array_equal(np.asarray(load_image(source)), np.asarray(image))
     for wrong in (f"{address}/absent.png", f"{address}/my photo.png", "http://127.0.0.1:port/a.png"):
@@ -77,9 +78,12 @@ def huge_header():
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"  # a program
+
+
 @pytest.mark.parametrize(
-    "data", [b"", b"text", huge_header(), encoded(draw(), "JPEG")[:300], encoded(draw())[:60]],
-    ids=["empty", "text", "huge", "cut jpeg", "cut png"],
+    "data", [b"", b"text", huge_header(), POSTSCRIPT, encoded(draw(), "JPEG")[:300], encoded(draw())[:60]],
+    ids=["empty", "text", "huge", "PostScript", "cut jpeg", "cut png"],
 )  # fmt: skip
 def test_broken_files_are_named(tmp_path, data):
     path = tmp_path / "broken.jpg"

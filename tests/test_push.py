@@ -187,7 +187,8 @@ def test_refusals_are_one_line_and_leave_nothing(hub, home, saved, name):
     more, hub.faults[:], words = REFUSALS[name]
     result = push(hub, home, saved, REPO, **more)
     assert result.returncode == 2 and result.stdout == ""
-    assert len(result.stderr.strip().splitlines()[-1:]) == 1 and words in result.stderr.strip().splitlines()[-1]
+    errors = [line for line in result.stderr.strip().splitlines() if "error: " in line]
+    assert errors == result.stderr.strip().splitlines()[-1:] and words in errors[0]
     assert "Traceback" not in result.stderr and "hf_" not in result.stderr.replace("hf_hub", "")
     assert ("model", REPO) not in hub.repos or "model.safetensors" not in hub.repos["model", REPO].files
 

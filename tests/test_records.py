@@ -103,11 +103,14 @@ def test_a_run_is_read_back(tmp_path):
     write_lines(tmp_path / "answers.jsonl", records)
     metrics, again = read_run(tmp_path)
     assert again == json.loads(json.dumps(records)) and metrics["questions"] == 6
-    assert same_questions(range(6), again[::-1]) == again
+    assert same_questions(records, again[::-1]) == again
     with pytest.raises(ValueError, match="it has 5 questions where 6 are asked for, and not 5"):
-        same_questions(range(6), again[:5])
+        same_questions(records, again[:5])
     with pytest.raises(ValueError, match="it has 6 questions where 5 are asked for"):
-        same_questions(range(5), again)
+        same_questions(records[:5], again)
+    for name, value in (("question", "is it?"), ("answers", ["no"] * 10)):
+        with pytest.raises(ValueError, match="its question 0 is"):
+            same_questions([{**records[0], name: value}, *records[1:]], again)
     (tmp_path / "answers.jsonl").write_text('{"question_id": 1}\n')
     with pytest.raises(ValueError, match="cannot be read: KeyError"):
         read_run(tmp_path)

@@ -55,6 +55,8 @@ def test_shares_by_answer_type():
         assert Counter(kinds[i] for i in order) == {"yes/no": 10, "number": 12, "other": 10}
         assert len(set(order)) == len(order) == len(sampler) == 32
     assert {i for order in epochs for i in order} == set(range(70))  # all have their turn
+    few = QuestionSampler(rows(["number"] * 3), 8, 0, group_by_length=True, answer_type_sampling={"number": 0.1})
+    assert len(list(few)) == 1
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, "half"])

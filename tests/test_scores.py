@@ -43,6 +43,11 @@ def test_a_perfect_predictor_has_no_spread():
     assert bootstrap_interval([100.0] * 6, [1, 1, 2, 3, 3, 3]) == (100, 100)
 
 
+def test_one_image_tells_nothing_about_others():
+    assert bootstrap_interval([0.0, 100.0], [7, 7]) is None
+    assert paired_difference([100.0, 0.0], [0.0, 0.0], [7, 7])["interval"] is None
+
+
 def test_p_values_of_equal_systems_are_uniform():
     rng, p_values = np.random.default_rng(3), []
     for trial in range(300):

@@ -74,6 +74,11 @@ def test_arguments_that_do_not_fit_are_refused(changes):
         VqaTrainingArguments(output_dir=UNUSED, **changes)
 
 
+def test_the_best_checkpoint_has_the_least_loss_or_the_highest_score(tmp_path):
+    for metric, greater in (("loss", False), ("eval_loss", False), ("overall", True), ("yes/no", True)):
+        assert VqaTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is greater
+
+
 @pytest.mark.parametrize("capabilities,expected", [({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)])
 def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
