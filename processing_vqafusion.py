@@ -171,7 +171,7 @@ def _fetch(address):
 
 
 def _upright(image):
-    """As the camera was held. `ImageOps.exif_transpose` writes the other tags anew, which it cannot where one is odd."""
+    """As the camera was held. (`ImageOps.exif_transpose` writes all tags anew, and fails where one is odd.)"""
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
 

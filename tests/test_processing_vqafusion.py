@@ -51,6 +51,14 @@ def test_exif_orientation_is_applied():
     assert load_image(buffer.getvalue()).size == (4, 8)
 
 
+def test_an_odd_tag_costs_no_image():
+    tags = [(0x0112, 3, struct.pack("<HH", 6, 0)), (0x0128, 5, struct.pack("<I", 8))]  # a unit as a fraction
+    table = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in tags)
+    data = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(data, "JPEG", exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + table + bytes(4))
+    assert load_image(data.getvalue()).size == (4, 8)
+
+
 def test_sources(tmp_path):
     image, data = draw(), encoded(draw())
     path = tmp_path / "image.png"
