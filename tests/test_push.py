@@ -178,6 +178,7 @@ REFUSALS = {
     "wrong token": ({"token": "hf_wrong"}, [], "hf auth login"),
     "no permission": ({"token": "hf_bob"}, [], "your token may not write to alice/tiny"),
     "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
+    "not paid for": ({}, [Fault("POST", "/commit/", 402, 9)], f"the Hub refuses {REPO} (402): "),
     "too many requests": ({}, [Fault("POST", "/commit/", 429, 9, retry_after=0)], "asks to wait"),
 }
 
