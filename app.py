@@ -318,7 +318,7 @@ def arguments():
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
     parser.add_argument("--abstain_below", type=float, default=0.0, help="below this probability: not sure")
-    parser.add_argument("--report", help="report.html of eval.py; default: beside the model or one folder above it")
+    parser.add_argument("--report", help="report.html of eval.py; default: beside the model, one folder above or below")
     return parser
 
 
@@ -367,7 +367,8 @@ def main(argv=None):
 
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses what has twice as many
     folder = Path(args.model)
-    found = [Path(args.report)] if args.report else [folder / "report.html", folder.parent / "report.html"]
+    below = sorted(folder.glob("*/report.html"), key=lambda file: file.stat().st_mtime, reverse=True)
+    found = [Path(args.report)] if args.report else [folder / "report.html", folder.parent / "report.html", *below]
     report = next((file for file in found if file.is_file()), None)
     if args.report and not report:
         arguments().error(f"--report: no file {args.report}")

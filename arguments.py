@@ -68,7 +68,9 @@ class ModelArguments:
     color_levels: int | None = field(
         default=None, metadata={"help": "give each patch a histogram of its colours, so many levels of R, G and B each"}
     )
-    freeze_vision: bool = field(default=True, metadata={"help": "do not train the vision encoder"})
+    freeze_vision: bool = field(
+        default=True, metadata={"help": "whether the vision encoder stays as it is, or is trained too"}
+    )
     freeze_text: bool = field(default=False, metadata={"help": "do not train the text encoder"})
     frozen_text_layers: int = field(
         default=0, metadata={"help": "do not train the text encoder's embeddings and so many of its first layers"}

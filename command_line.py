@@ -35,10 +35,11 @@ def parse(argv, *dataclass_types):
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types)
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
-        recipe = _read_recipe(argv.pop(0))
+        file = argv.pop(0)
+        recipe = _read_recipe(file)
         unknown = sorted(set(recipe) - {action.dest for action in parser._actions})
         if unknown:
-            raise ValueError(f"the recipe has arguments that do not exist: {', '.join(unknown)}")
+            raise ValueError(f"{file} has arguments that do not exist: {', '.join(unknown)}")
         parser.set_defaults(**recipe)
         for action in parser._actions:
             action.required = action.required and action.dest not in recipe

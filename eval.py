@@ -77,8 +77,10 @@ def check(args):
     """Raise `ValueError` for arguments that do not go together."""
     if sum(value is not None for value in (args.model, args.baseline, args.predictions)) != 1:
         raise ValueError("give one of --model, --baseline and --predictions")
-    if args.baseline not in (None, "prior") or (args.baseline and not args.train_split):
-        raise ValueError("the one baseline is --baseline prior, with --train_split")
+    if args.baseline not in (None, "prior"):
+        raise ValueError(f"the one baseline is --baseline prior, not {args.baseline}")
+    if args.baseline and not args.train_split:
+        raise ValueError("--baseline prior needs --train_split, the split to count answers on")
     for name, least in (("batch_size", 1), ("max_samples", 1), ("heat_map_questions", 0)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
@@ -204,6 +206,7 @@ def main(argv=None):
     metrics["failures"] = explain(records, run, best, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
         metrics.update(run.extra, vocabulary_ceiling=ceiling(best))
+        metrics |= run.choice(args.dataset, args.split)
     if args.heat_map_questions:
         sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
         metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}

@@ -55,9 +55,13 @@ def _fetched(name):
     """The folder in the cache with a repository's weights and settings, without its code."""
     from huggingface_hub import snapshot_download
 
-    from .sharing.retries import check_repo, patiently
+    from .sharing.retries import HubError, check_repo, patiently
 
     if "/" not in name or name.startswith(("/", ".")):
         raise ValueError(f"{name} is neither a folder nor a name on the Hub (user/name)")
     check_repo(name)
-    return patiently(name, snapshot_download, name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.onnx"])
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.onnx"]
+    try:
+        return patiently(name, snapshot_download, name, allow_patterns=wanted)
+    except HubError as error:
+        raise HubError(f"there is no folder {name} here, and from the Hub: {error}") from None

@@ -82,7 +82,10 @@ class VqaFusionPipeline(Pipeline):
         in_memory = one_image or isinstance(image, (list, tuple))
         images, questions = [image] if one_image else image, [question] if one_question else list(question)
         if not (in_memory or one_question):
-            raise ValueError("several questions about several images need the images as a list")
+            raise ValueError(
+                "several questions about several images need the images as a list; for a question of its own about "
+                "each image, give dictionaries with `image` and `question`, or the data set itself"
+            )
         images = images if in_memory else map(_held, images)
         pairs = map(_pair, images) if question is None else ((one, asked) for one in images for asked in questions)
         batches = _batches(pairs, batch_size or self._batch_size or 1)

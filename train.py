@@ -308,6 +308,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     trainer.train_collator = train_collator
     if look_for_answers and model.shown_answers is not None:
         trainer.answer_tokens = answer_tokens(model.config, processor.tokenizer)
+    begun = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step if resume else 0
     try:
         result = trainer.train(resume_from_checkpoint=resume)
     except Stopped as stopped:
@@ -330,9 +331,12 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         for file in staged.iterdir():
             os.replace(file, output_dir / file.name)
         staged.rmdir()
-    result.metrics["peak_memory_gib"] = peak_memory()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
+    if result.global_step > begun:
+        result.metrics["peak_memory_gib"] = peak_memory()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+    elif trainer.is_world_process_zero():
+        print(f"nothing was left to train: {resume} is at step {begun} of {trainer.state.max_steps}")
     trainer.save_state()
     print(
         f"best {args.metric_for_best_model} on the evaluation split: {trainer.state.best_metric}; model: {output_dir}"

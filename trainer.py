@@ -17,6 +17,7 @@ from .metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
 @dataclass
 class VqaTrainingArguments(TrainingArguments):
+    output_dir: str | None = field(default=None, metadata={"help": "where the model goes (needed)"})
     text_learning_rate: float | None = field(default=None, metadata={"help": "of the text encoder, if another"})
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "of an unfrozen vision encoder, likewise"}
@@ -64,6 +65,13 @@ class VqaTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=50)
 
     def __post_init__(self):
+        if self.output_dir is None:  # transformers would make a folder of its own in the working folder
+            raise ValueError("give --output_dir, the folder that the model goes to")
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            raise ValueError(f"--num_train_epochs must be above 0, not {self.num_train_epochs}")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
         if self.bf16_where_fast and torch.cuda.is_available():
             self.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         elif self.bf16_where_fast:

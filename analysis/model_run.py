@@ -18,6 +18,7 @@ from ..processing_vqafusion import max_question_length
 from .calibration import expected_calibration_error, fit_temperature, in_first_half
 from .heat_maps import DEFAULT, heat_map
 
+MAP_BATCH = 8  # questions whose heat maps are drawn together, each of as many passes as it has patches
 FIT_QUESTIONS = 20_000  # half of them for the temperature; the logits of these are held in memory
 
 
@@ -89,6 +90,15 @@ class ModelRun:
             errors.append(round(100 * expected_calibration_error(confidence.numpy(), accuracy[~fit].numpy()), 2))
         return {"temperature": found, "error_at_1": errors[0], "error": errors[1], "questions": int((~fit).sum())}
 
+    def choice(self, dataset, split):
+        """`{"chosen_on_this_split": True}` if the model's checkpoint was chosen on this split, as train.py noted."""
+        try:
+            training = json.loads((self.folder / "training.json").read_text())
+        except OSError:
+            return {}
+        chosen = (training.get("dataset"), training.get("eval_split")) == (dataset, split)
+        return {"chosen_on_this_split": True} if chosen else {}
+
     def save_temperature(self):
         """Write it to the folder's `config.json`."""
         file = self.folder / "config.json"
@@ -101,8 +111,8 @@ class ModelRun:
             return {}
         indices = sorted(indices, key=self.image_ids.__getitem__)
         maps = {}
-        for at in tqdm(range(0, len(indices), self.batch_size), desc="Drawing heat maps", unit="batch"):
-            part = indices[at : at + self.batch_size]
+        for at in tqdm(range(0, len(indices), MAP_BATCH), desc="Drawing heat maps", unit="batch"):
+            part = indices[at : at + MAP_BATCH]
             batch = self.collator([self.encoded[index] for index in part])
             maps.update(zip(part, heat_map(self.model, self.features(batch), variant).tolist()))
         return maps
@@ -125,7 +135,7 @@ class ModelRun:
         mine = batches[self.process.process_index :: self.process.num_processes]
         loader = DataLoader(self.encoded, batch_sampler=mine, collate_fn=self.collator)
         silent = not self.process.is_local_main_process
-        for indices, batch in zip(mine, tqdm(loader, desc=desc, unit="batch", disable=silent)):
+        for batch, indices in zip(tqdm(loader, desc=desc, unit="batch", disable=silent), mine):
             batch.pop("labels")
             with torch.inference_mode():
                 logits = self.model(**{name: value.to(self.model.device) for name, value in batch.items()}).logits

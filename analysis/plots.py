@@ -83,17 +83,19 @@ def _by_question_type(metrics, most=20):
     kinds = sorted(counts, key=lambda kind: -counts[kind])[:most][::-1]
 
     def draw(axes):
-        for name, row in rows.items():
+        for number, (name, row) in enumerate(rows.items()):  # a little apart, since they may be equal
             values = [row.get("per_question_type", {}).get(kind, np.nan) for kind in kinds]
-            axes.plot(values, range(len(kinds)), "o", color=COLOURS[name], label=name, markersize=5)
+            place = np.arange(len(kinds)) - 0.2 * number
+            axes.plot(values, place, "o", color=COLOURS[name], label=name, markersize=5, clip_on=False)
         edges = np.array([metrics["intervals"]["per_question_type"][kind] or (np.nan, np.nan) for kind in kinds])
         axes.hlines(range(len(kinds)), edges[:, 0], edges[:, 1], color=COLOURS["model"], linewidth=1)
         axes.set_yticks(range(len(kinds)), [f"{kind or '(none)'}  ({counts[kind]})" for kind in kinds])
         axes.set_xlim(0, 100)
         axes.set_xlabel("official accuracy, %")
         axes.grid(axis="x", color=_INK, alpha=0.12)
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
 
-    return _svg(5.2, 0.6 + 0.2 * len(kinds), draw, "question types")
+    return _svg(5.2, 0.9 + 0.2 * len(kinds), draw, "question types")
 
 
 def _reliability(calibration):
@@ -105,6 +107,7 @@ def _reliability(calibration):
         axes.scatter(
             [row["confidence"] for row in bins], [row["accuracy"] for row in bins],
             s=12 + 160 * sizes / sizes.max(), color=COLOURS["model"], alpha=0.85, label="questions of one bin",
+            clip_on=False,
         )  # fmt: skip
         axes.set(xlabel="probability of the answer", ylabel="its accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.legend(loc="upper left")
@@ -127,11 +130,12 @@ def _risk_coverage(confidence, accuracy):
 
 def _draw_learning(history, axes):
     axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["model"], label="accuracy, %")
-    axes.set(xlabel="step", ylabel="official accuracy, %")
+    axes.set_xlabel("step")
+    axes.set_ylabel("official accuracy, %", color=COLOURS["model"])
     if losses := _series(history, "loss"):
         right = axes.twinx()
         right.plot(*zip(*losses), color=COLOURS["prior"])
-        right.set_ylabel("training loss")
+        right.set_ylabel("training loss", color=COLOURS["prior"])
 
 
 def _series(history, name):

@@ -89,6 +89,8 @@ def table(metrics):
 def markdown(title, metrics):
     """The report in Markdown: tables only."""
     lines = [f"# {title}", "", f"Official VQA accuracy in percent, {metrics['questions']:,} questions.", ""]
+    if metrics.get("chosen_on_this_split"):
+        lines += ["The model's checkpoint was chosen on this split, which flatters it a little.", ""]
     lines += _markdown_table(table(metrics))
     if "calibration" in metrics:
         error, abstention = metrics["calibration"]["expected_calibration_error"], metrics["abstention"]

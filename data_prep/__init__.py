@@ -55,7 +55,7 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
     if data_dir is None:
         raise DataError(f"--dataset {dataset} needs --data_dir, the folder that holds the data")
     if not split:
-        raise DataError(f"--dataset {dataset} needs the name of a split")
+        raise DataError(f"--dataset {dataset} needs the name of a split (train.py: --train_split, --eval_split)")
     if dataset == "hub":
         return hub.load(data_dir, split)
     return {"vqa_v2": vqa_v2, "own": own_data}[dataset].load(data_dir, split, skip_missing_images)

@@ -35,6 +35,8 @@ def load(data_dir, split, skip_missing_images=False):
         DataError: no such file, a row that lacks something, question ids that stand twice, missing images.
     """
     file = Path(data_dir).resolve() / split
+    if not file.parent.is_dir():
+        raise DataError(f"there is no folder {file.parent}")
     ending = file.suffix.lower()
     if ending not in ENDINGS or not file.is_file():
         known = ", ".join(sorted(f.name for f in file.parent.glob("*") if f.suffix.lower() in ENDINGS)) or "none"
@@ -93,7 +95,7 @@ def _row(entry, number, file):
     if isinstance(answers, str):
         answers = answers.split("|") if file.suffix.lower() == ".csv" and "answers" in entry else [answers]
     if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise ValueError("'answers' must be a list of texts, or 'answer' one text")
+        raise ValueError(f"'answers' must be a list of texts, or 'answer' one text, not {answers!r:.100}")
     " ".join([entry["question"], *answers]).encode()  # half of a UTF-16 pair, which JSON allows, is no text
     key = entry.get("question_id")
     question_id = whole_number("question_id", number if key in (None, "") else key)
