@@ -77,9 +77,14 @@ def test_train_resumes(trained, tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
         state = json.loads((trained / "model" / "trainer_state.json").read_text())
         assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
+    (checkpoint,) = (trained / "model").glob("checkpoint-*")  # the best one; transformers deletes the last one then
+    done = checkpoint.name.partition("-")[2]
+    result = run("train.py", *arguments, "--max_steps", done, "--resume_from_checkpoint", "True")
+    assert result.returncode == 0 and f"nothing was left to train: {checkpoint} is at step {done}" in result.stdout
+    assert json.loads((trained / "model" / "train_results.json").read_text())["train_loss"] > 0
     for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size")):
         result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
-        refused(result.returncode, Printed(result), f"{checkpoint.parent}/checkpoint-", said)
+        refused(result.returncode, Printed(result), str(checkpoint), said)
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), "no checkpoint in")
 
@@ -137,6 +142,9 @@ def test_eval_scores_as_the_metric_does(trained, tmp_path):
     assert metrics["per_answer_type"] == {"yes/no": metrics["overall"]} == {"yes/no": metrics["overall"]}
     assert metrics["per_question_type"] == {"is it": metrics["overall"]} and metrics["questions"] == 12
     assert f"{metrics['overall']:.2f}" in result.stdout
+    assert metrics["chosen_on_this_split"]
+    for report in ("report.html", "report.md"):
+        assert "was chosen on this split" in (tmp_path / report).read_text()
 
 
 def evaluate(output, *arguments):
@@ -341,8 +349,11 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
     for name, value, said in (
         ("metric_for_best_model", "accuracy", "known are overall, top_5, loss, yes/no"),
         ("max_train_samples", "0", "--max_train_samples must be at least 1"),
+        ("num_train_epochs", "-1 --max_steps 0", "--num_train_epochs must be above 0"),
+        ("per_device_eval_batch_size", "0", "--per_device_eval_batch_size must be at least 1"),
         ("image_states_dir", "/proc/none", "/proc/none"),
     ):
-        arguments = (trained / "recipe.yaml", f"--{name}", value, "--output_dir", tmp_path / "out")
+        arguments = (trained / "recipe.yaml", f"--{name}", *value.split(), "--output_dir", tmp_path / "out")
         refused(*in_process(capsys, *arguments, script=train), said)
+    refused(*in_process(capsys, trained / "recipe.yaml", script=train), "give --output_dir")
     assert not list((tmp_path / "out").iterdir())
