@@ -48,9 +48,8 @@ def start_at_embeddings(model, input_ids, attention_mask, norm=0.8):
     embeddings = (states * mask).sum(1) / mask.sum(1)  # (answers, text width)
     embeddings = F.normalize(embeddings - embeddings.mean(0), dim=-1)
     weight = model.classifier[-1].weight  # (answers, 2 * hidden)
-    turn = nn.init.orthogonal_(
-        weight.new_empty(embeddings.shape[1], weight.shape[1])
-    )  # keeps angles as far as its width allows
+    # A turn keeps angles, as far as the width of the head allows.
+    turn = nn.init.orthogonal_(weight.new_empty(embeddings.shape[1], weight.shape[1]))
     weight.copy_(norm * F.normalize(embeddings @ turn, dim=-1))
 
 
