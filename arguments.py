@@ -7,8 +7,6 @@ from transformers import AutoConfig
 
 from vqafusion.data_prep.image_features import normalization
 
-ENCODERS = ("vision_model", "text_model", "vision_config", "text_config")  # arguments that name or describe them
-
 
 @dataclass
 class DataArguments:
@@ -90,7 +88,8 @@ class ModelArguments:
 
     def fusion(self, image_processor):
         """The arguments that `VqaFusionConfig` takes under the same names, and what it must know of the pixels."""
-        own = {name: value for name, value in vars(self).items() if name not in ENCODERS}
+        encoders = ("vision_model", "text_model", "vision_config", "text_config")
+        own = {name: value for name, value in vars(self).items() if name not in encoders}
         return own | normalization(image_processor) if self.color_levels else own
 
 
