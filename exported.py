@@ -67,11 +67,10 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
         """Not of an exported model: raises `ValueError`."""
         raise ValueError("an exported model cannot be saved or pushed; take the one that it was exported from")
 
-    def encode_image(self, pixel_values, vision_model=None):
+    def encode_image(self, pixel_values):
         """
         Args:
             pixel_values: `(images, 3, height, width)`, of the size that the encoder was exported with.
-            vision_model: as [`VqaFusionModel`] takes it; here the exported encoder is always used.
 
         Returns:
             `(images, patches, vision width)`, averaged to `config.image_pool_size` already.

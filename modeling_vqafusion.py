@@ -125,14 +125,13 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
     def get_input_embeddings(self):
         return self.text_model.get_input_embeddings()
 
-    def encode_image(self, pixel_values, vision_model=None):
+    def encode_image(self, pixel_values):
         """
         Run the vision encoder. Its states depend on nothing else, so they can be stored and given back as
         `image_states`.
 
         Args:
             pixel_values: `(images, 3, height, width)`.
-            vision_model (*optional*): a faster equal of the model's own.
 
         Returns:
             `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row. With
@@ -140,7 +139,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         """
         config = self.config
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
-            states = (vision_model or self.vision_model)(pixel_values.to(self.dtype)).last_hidden_state
+            states = self.vision_model(pixel_values.to(self.dtype)).last_hidden_state
         if states.dim() == 4:
             if states.shape[2] != states.shape[3]:
                 raise ValueError(f"the vision encoder must give a square grid, not {tuple(states.shape[2:])}")

@@ -1,6 +1,6 @@
 """Layers made faster for answering only: linear layers packed once for a CPU, batch norms folded into convolutions."""
 
-import copy
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -49,23 +49,38 @@ def pack(model):
     return model
 
 
-@torch.inference_mode()
+@contextmanager
 def folded(encoder, pixel_values):
     """
-    A convolutional encoder whose batch norms are part of the convolutions before them, which spares going through
-    their outputs once more: in eval mode both are one linear map.
+    While this lasts, the batch norms of a convolutional encoder are part of the convolutions before them, which spares
+    going through their outputs once more: in eval mode both are one linear map.
 
     Args:
-        encoder: a vision encoder of transformers, in eval mode.
+        encoder: a vision encoder of transformers, in eval mode. Its states then differ by rounding only; it stays as it
+            is if it has nothing to fold, or if what is folded is not the same, as where something else reads a
+            convolution as well.
         pixel_values: `(images, 3, height, width)`, to see what follows what, and to compare.
-
-    Returns:
-        a copy, whose states differ by rounding only; the encoder itself if it has nothing to fold, or if what is folded
-        is not the same, as where something else reads a convolution as well.
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
-        return encoder
-    result = copy.deepcopy(encoder)
+    replaced = {}
+    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
+        with torch.inference_mode():
+            expected = encoder(pixel_values).last_hidden_state
+            for convolution, norm in _in_turn(encoder, pixel_values[:1]):
+                replaced |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
+            _replace(encoder, replaced)
+            found = encoder(pixel_values).last_hidden_state
+        # A fifth of float16's precision for the largest; float32's own rounding adds up to a tenth of that.
+        if expected.shape != found.shape or (found - expected).abs().max() > 1e-4 * expected.abs().max():
+            _replace(encoder, {new: old for old, new in replaced.items()})
+            replaced = {}
+    try:
+        yield
+    finally:
+        _replace(encoder, {new: old for old, new in replaced.items()})
+
+
+def _in_turn(encoder, pixel_values):
+    """Pairs of a convolution and the batch norm that its output goes to."""
     made, pairs, hooks = [], [], []  # outputs of convolutions, kept so that no other tensor is taken for one
 
     def after(module, inputs, output):
@@ -74,22 +89,21 @@ def folded(encoder, pixel_values):
         else:
             pairs.extend((convolution, module) for tensor, convolution in made if tensor is inputs[0])
 
-    for module in result.modules():
+    for module in encoder.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             hooks.append(module.register_forward_hook(after))
-    result(pixel_values[:1])
+    encoder(pixel_values)
     for hook in hooks:
         hook.remove()
-    replaced = {}
-    for convolution, norm in pairs:
-        replaced |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
-    for parent in list(result.modules()):
-        for name, child in parent.named_children():
-            setattr(parent, name, replaced.get(child, child))
-    expected, found = (module(pixel_values).last_hidden_state for module in (encoder, result))
-    # A fifth of float16's precision for the largest; float32's own rounding adds up to a tenth of that.
-    same = expected.shape == found.shape and (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    return result if same else encoder
+    return pairs
+
+
+def _replace(parent, replaced):
+    for name, child in parent.named_children():
+        if child in replaced:
+            setattr(parent, name, replaced[child])
+        else:
+            _replace(child, replaced)
 
 
 def _refuse(*args, **kwargs):

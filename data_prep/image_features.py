@@ -3,6 +3,7 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -157,19 +158,20 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     def encode(pixels):
         with torch.inference_mode():
             pixels = normalize(pixels.to(process.device, memory_format=torch.channels_last))
-            states = model.encode_image(pixels, encoder)
+            states = model.encode_image(pixels)
         bar.update(len(pixels))
         return states.to(torch.float16).cpu().numpy()
 
+    faster = nullcontext()
     if mine:
-        encoder = folded(model.vision_model, normalize(decode(shards[mine[0]][:2]).to(process.device)))
+        faster = folded(model.vision_model, normalize(decode(shards[mine[0]][:2]).to(process.device)))
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(shards[number]) for number in mine))
     # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A
     # GPU encodes one while the cores decode the next.
     ahead = int(process.device.type != "cpu")
     threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "decode")
-    with bar, threads:
+    with bar, threads, faster:
         started = (threads.map(decode, _in_batches(shards[number], batch_size)) for number in mine)
         decoding = list(islice(started, ahead))  # shards that wait for their turn
         for number in mine:
