@@ -7,6 +7,8 @@ from transformers import AutoConfig
 
 from vqafusion.data_prep.image_features import normalization
 
+ENCODERS = ("vision_model", "text_model", "vision_config", "text_config")  # arguments that name or describe them
+
 
 @dataclass
 class DataArguments:
@@ -88,8 +90,7 @@ class ModelArguments:
 
     def fusion(self, image_processor):
         """The arguments that `VqaFusionConfig` takes under the same names, and what it must know of the pixels."""
-        encoders = ("vision_model", "text_model", "vision_config", "text_config")
-        own = {name: value for name, value in vars(self).items() if name not in encoders}
+        own = {name: value for name, value in vars(self).items() if name not in ENCODERS}
         return own | normalization(image_processor) if self.color_levels else own
 
 

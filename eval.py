@@ -206,7 +206,8 @@ def main(argv=None):
     metrics["failures"] = explain(records, run, best, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
         metrics.update(run.extra, vocabulary_ceiling=ceiling(best))
-        metrics |= run.choice(args.dataset, args.split)
+        if run.chosen_on(args.dataset, args.split):
+            metrics["chosen_on_this_split"] = True
     if args.heat_map_questions:
         sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
         metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}

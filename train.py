@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.analysis.plots import save_learning_curve
 from vqafusion.answer_head import answer_tokens, start_at_embeddings, start_at_frequencies
-from vqafusion.arguments import DataArguments, ModelArguments, encoder_config, json_argument
+from vqafusion.arguments import ENCODERS, DataArguments, ModelArguments, encoder_config, json_argument
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split, spread
@@ -36,7 +36,7 @@ from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
 
 TEACHERS = "teachers"  # below the output folder
 TEACHING = (  # what a trained teacher must have been trained with to be taken
-    "seed", "num_train_epochs", "max_steps", "learning_rate", "text_learning_rate", "vision_learning_rate",
+    "dataset", "seed", "num_train_epochs", "max_steps", "learning_rate", "text_learning_rate", "vision_learning_rate",
     "answer_type_sampling", "reference_provenance",
 )  # fmt: skip
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
@@ -154,10 +154,10 @@ def check_goes_on(folder, model_arguments, config):
     if not (Path(folder) / "config.json").exists():
         return  # FSDP's pieces, which torch compares itself
     kept = VqaFusionConfig.from_pretrained(folder)
-    apart = ("vision_config", "text_config", "attn_implementation", "initializer_range")
-    for name in ("id2label", *(name for name in vars(model_arguments) if hasattr(config, name) and name not in apart)):
-        if getattr(kept, name, None) != getattr(config, name):
-            was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name, None)}"
+    apart = (*ENCODERS, "attn_implementation", "initializer_range")  # the last two make no difference to the weights
+    for name in ("id2label", *(name for name in vars(model_arguments) if name not in apart)):
+        if getattr(kept, name) != getattr(config, name):
+            was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name)}"
             raise ValueError(
                 f"{folder} is of a model with {was}: go on with the data and arguments that it was begun with, remove "
                 "it, or choose another --output_dir"
@@ -224,7 +224,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
         own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
     if (folder / "trainer_state.json").exists():  # what training writes last
         kept, wanted = json.loads((folder / "training.json").read_text()), record(data, model_arguments, own)
-        for name in ("dataset", *TEACHING):
+        for name in TEACHING:
             if kept.get(name) != wanted.get(name):
                 raise ValueError(
                     f"{folder} was trained with --{name} {kept.get(name)}, not {wanted.get(name)}: remove "
@@ -292,11 +292,11 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
 
     args.label_names = ["labels"]
+    begun = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step if resume else 0
     if stream is not None:
         train_set = QuestionStream(stream, *encoding[:3], args.seed, args.process_index, args.world_size)
         if resume:
-            seen = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step
-            train_set.skip = seen * args.per_device_train_batch_size * args.gradient_accumulation_steps
+            train_set.skip = begun * args.per_device_train_batch_size * args.gradient_accumulation_steps
             args.ignore_data_skip = True  # `Trainer` would open every picture on the way
     trainer = VqaTrainer(
         model=model,
@@ -310,7 +310,6 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     trainer.train_collator = train_collator
     if look_for_answers and model.shown_answers is not None:
         trainer.answer_tokens = answer_tokens(model.config, processor.tokenizer)
-    begun = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step if resume else 0
     try:
         result = trainer.train(resume_from_checkpoint=resume)
     except Stopped as stopped:

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from .heat_maps import VARIANTS, heat_map
-from .scores import bootstrap_interval
+from .scores import rounded_interval
 
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the patches taken away or put back
 BASELINES = ("random", "centre")
@@ -67,8 +67,7 @@ def faithfulness(model, collator, rows, seed=0, variants=tuple(VARIANTS)):
             gains = (random - areas[:, number]) * (1, -1)
             for curve, gain in zip(("deletion", "insertion"), gains.T):
                 result[name][f"{curve}_gain"] = round(float(gain.mean()), 2)
-                interval = bootstrap_interval(gain, images)
-                result[name][f"{curve}_gain_interval"] = interval and [round(edge, 2) for edge in interval]
+                result[name][f"{curve}_gain_interval"] = rounded_interval(gain, images)
     return result
 
 

@@ -90,14 +90,13 @@ class ModelRun:
             errors.append(round(100 * expected_calibration_error(confidence.numpy(), accuracy[~fit].numpy()), 2))
         return {"temperature": found, "error_at_1": errors[0], "error": errors[1], "questions": int((~fit).sum())}
 
-    def choice(self, dataset, split):
-        """`{"chosen_on_this_split": True}` if the model's checkpoint was chosen on this split, as train.py noted."""
+    def chosen_on(self, dataset, split):
+        """Whether the model's checkpoint was chosen on this split, as far as train.py noted it."""
         try:
             training = json.loads((self.folder / "training.json").read_text())
         except OSError:
-            return {}
-        chosen = (training.get("dataset"), training.get("eval_split")) == (dataset, split)
-        return {"chosen_on_this_split": True} if chosen else {}
+            return False
+        return (training.get("dataset"), training.get("eval_split")) == (dataset, split)
 
     def save_temperature(self):
         """Write it to the folder's `config.json`."""

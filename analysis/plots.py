@@ -83,14 +83,13 @@ def _by_question_type(metrics, most=20):
     kinds = sorted(counts, key=lambda kind: -counts[kind])[:most][::-1]
 
     def draw(axes):
-        for number, (name, row) in enumerate(rows.items()):  # a little apart, since they may be equal
+        apart = 0.2 * ((len(rows) - 1) / 2 - np.arange(len(rows)))  # since scores may be equal
+        places = np.arange(len(kinds)) + apart[:, None]  # (rows, kinds)
+        for place, (name, row) in zip(places, rows.items()):
             values = [row.get("per_question_type", {}).get(kind, np.nan) for kind in kinds]
-            place = np.arange(len(kinds)) + 0.2 * ((len(rows) - 1) / 2 - number)
             axes.plot(values, place, "o", color=COLOURS[name], label=name, markersize=5, clip_on=False)
         edges = np.array([metrics["intervals"]["per_question_type"][kind] or (np.nan, np.nan) for kind in kinds])
-        axes.hlines(
-            np.arange(len(kinds)) + 0.1 * (len(rows) - 1), edges[:, 0], edges[:, 1], color=COLOURS["model"], linewidth=1
-        )
+        axes.hlines(places[0], edges[:, 0], edges[:, 1], color=COLOURS["model"], linewidth=1)
         axes.set_yticks(range(len(kinds)), [f"{kind or '(none)'}  ({counts[kind]})" for kind in kinds])
         axes.set_xlim(0, 100)
         axes.set_xlabel("official accuracy, %")

@@ -35,6 +35,12 @@ def bootstrap_interval(values, images, resamples=RESAMPLES, level=0.95, seed=0):
     return float(low), float(high)
 
 
+def rounded_interval(values, images):
+    """[`bootstrap_interval`] as it is written to files: `[low, high]` to two places, or None."""
+    interval = bootstrap_interval(values, images)
+    return interval and [round(edge, 2) for edge in interval]
+
+
 def paired_difference(values, others, images, resamples=RESAMPLES, seed=0):
     """
     Whether run A scores higher than run B on the same questions.

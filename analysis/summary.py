@@ -5,7 +5,7 @@ import numpy as np
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
 from .calibration import abstention, effective_reliability, expected_calibration_error, in_first_half, reliability
 from .records import confidences
-from .scores import bootstrap_interval
+from .scores import rounded_interval
 
 _OFFICIAL = {"yes/no": 0, "number": 1, "other": 2}  # in the order in which papers report them
 
@@ -27,12 +27,14 @@ def summarize(records):
     if any(len(record["ranked"]) > 1 for record in records):
         columns[f"top_{TOP_K}"] = np.array([record["top_accuracy"] for record in records])
     metrics = {name: round(float(values.mean()), 2) for name, values in columns.items()}
-    intervals = {name: _interval(values, images) for name, values in columns.items()}
+    intervals = {name: rounded_interval(values, images) for name, values in columns.items()}
     for kind in ("answer_type", "question_type"):
         groups = np.array([record[kind] or "" for record in records])
         names = sorted(set(groups.tolist()), key=lambda name: (_OFFICIAL.get(name, 9), name))
         metrics[f"per_{kind}"] = {name: round(float(accuracy[groups == name].mean()), 2) for name in names}
-        intervals[f"per_{kind}"] = {name: _interval(accuracy[groups == name], images[groups == name]) for name in names}
+        intervals[f"per_{kind}"] = {
+            name: rounded_interval(accuracy[groups == name], images[groups == name]) for name in names
+        }
         metrics[f"questions_per_{kind}"] = {name: int((groups == name).sum()) for name in names}
     metrics["intervals"] = intervals
     confidence = confidences(records)
@@ -54,11 +56,6 @@ def calibration(confidence, accuracy, images):
         "questions": int(test.sum()),
         "bins": reliability(confidence[test], accuracy[test]),
     }
-
-
-def _interval(values, images):
-    interval = bootstrap_interval(values, images)
-    return interval and [round(edge, 2) for edge in interval]
 
 
 def abstaining(records, threshold):

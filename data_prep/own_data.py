@@ -116,7 +116,8 @@ def _row(entry, number, file):
 def whole_number(name, value):
     """`value`, of the column `name`, as `int`; of "7.0", too, as pandas writes numbers. `ValueError` for any other."""
     try:
-        number = int(re.sub(r"\.0*\s*$", "", value) if isinstance(value, str) else value)
+        whole = isinstance(value, str) and re.fullmatch(r"\s*(-?\d+)\.0*\s*", value)
+        number = int(whole[1] if whole else value)
         if isinstance(value, float) and number != value:
             raise ValueError
     except (TypeError, ValueError, OverflowError):

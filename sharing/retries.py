@@ -94,11 +94,11 @@ def _explained(repo, error, fault):
         return f"your token may not write to {repo}: use a token with write access, or a name of your own"
     if status == 429:
         return f"the Hub asks to wait before {repo} is asked for again (429): run it again later"
-    if status is not None and status not in PASSING:
+    if status in PASSING:
+        return f"the Hub cannot answer for {repo} ({status}): run it again later; what it has is not sent again"
+    if status is not None:
         said = getattr(fault, "server_message", None) or " ".join(str(fault).split())
         return f"the Hub refuses {repo} ({status}): {said}"
-    if status is not None:
-        return f"the Hub cannot answer for {repo} ({status}): run it again later; what it has is not sent again"
     if isinstance(error, LocalEntryNotFoundError):
         return f"{repo} is not in the cache, and the Hub cannot be reached: check the connection, and run it again"
     if isinstance(fault, OSError) and not isinstance(fault, ConnectionError | TimeoutError):
