@@ -113,14 +113,14 @@ def export_onnx(model, processor, folder, int8=False):
 
 
 class Vision(nn.Module):
-    """From pixels to what the fusion reads of an image, pooled where the model pools."""
+    """From pixels to what the fusion reads of an image."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values):
-        return self.model.pool_grid(self.model.encode_image(pixel_values))
+        return self.model.encode_image(pixel_values)
 
 
 class Fusion(nn.Module):

@@ -11,7 +11,6 @@ from torch import nn
 
 from .modeling_vqafusion import (
     VqaFusionForVisualQuestionAnswering,
-    VqaFusionModel,
     VqaFusionOutput,
     VqaFusionPreTrainedModel,
 )
@@ -48,7 +47,6 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
     device = torch.device("cpu")
     dtype = torch.float32
     probabilities = VqaFusionForVisualQuestionAnswering.probabilities
-    pool_grid = VqaFusionModel.pool_grid
 
     @property
     def vqafusion(self):
@@ -73,7 +71,7 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
             pixel_values: `(images, 3, height, width)`, of the size that the encoder was exported with.
 
         Returns:
-            `(images, patches, vision width)`, averaged to `config.image_pool_size` already.
+            `(images, patches, vision width)`, as of [`VqaFusionModel`].
         """
         return self._run(VISION, pixel_values=pixel_values.float())
 

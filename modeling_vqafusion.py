@@ -135,7 +135,12 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
 
         Returns:
             `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row. With
-            `config.color_levels`, its cube more numbers in each patch, from [`color_histograms`].
+            `config.color_levels`, its cube more numbers in each patch, from [`color_histograms`]. With
+            `config.image_pool_size`, patches are averaged to so many rows and columns; prefix tokens (CLS) stay.
+
+        Raises:
+            ValueError: a grid that is not square, or so many prefix tokens that the averaged grid could not be told
+                from a larger one.
         """
         config = self.config
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
@@ -147,7 +152,18 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         if config.color_levels:
             colors = color_histograms(pixel_values, states.shape[1], config)
             states = torch.cat([states, colors.to(states.dtype)], dim=-1)
-        return states
+        size, side = config.image_pool_size, isqrt(states.shape[1])
+        if size is None or size >= side:
+            return states
+        prefix, grid = states.split([states.shape[1] - side**2, side**2], dim=1)
+        if prefix.shape[1] > 2 * size:
+            raise ValueError(
+                f"image_pool_size={size} is too small for a vision encoder with {prefix.shape[1]} tokens beside its "
+                f"grid: take at least {-(-prefix.shape[1] // 2)}"
+            )
+        grid = grid.transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
+        grid = F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2)
+        return torch.cat([prefix, grid], dim=1)
 
     @can_return_tuple
     def forward(
@@ -224,36 +240,12 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             if images not in (1, batch):
                 raise ValueError(f"{batch} questions about {images} images: say which with image_index")
             image_index = torch.arange(batch, device=image_states.device) % images
-        states = self.pool_grid(image_states.to(self.dtype))
+        states = image_states.to(self.dtype)
         if self.color_projection is None:
             return self.image_projection(states), image_index
         states, colors = states.tensor_split([-(self.config.color_levels**3)], dim=-1)
         # The root gives small shares of a patch their due, as Hellinger's distance does between histograms.
         return self.image_projection(states) + self.color_projection((colors + 1e-6).sqrt()), image_index
-
-    def pool_grid(self, states):
-        """
-        Average the patch grid to `config.image_pool_size` rows and columns; prefix tokens (CLS) stay.
-
-        Args:
-            states: `(images, patches, width)`; those that are pooled already come back as they are.
-
-        Raises:
-            ValueError: so many prefix tokens that the pooled grid could not be told from a larger one.
-        """
-        size = self.config.image_pool_size
-        side = isqrt(states.shape[1])
-        if size is None or size >= side:
-            return states
-        prefix, grid = states.split([states.shape[1] - side**2, side**2], dim=1)
-        if prefix.shape[1] > 2 * size:
-            raise ValueError(
-                f"image_pool_size={size} is too small for a vision encoder with {prefix.shape[1]} tokens beside its "
-                f"grid: take at least {-(-prefix.shape[1] // 2)}"
-            )
-        grid = grid.transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
-        grid = F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2)
-        return torch.cat([prefix, grid], dim=1)
 
 
 class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):

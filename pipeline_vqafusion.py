@@ -225,13 +225,14 @@ def ablation_map(model, input_ids, attention_mask, image_states):
         `(batch, rows, columns)` float32 tensor: falls of the logit, 0 where it rises, one for each place that the
         fusion sees (fewer than the encoder's patches where `image_pool_size` averages them).
     """
-    tokens = model.vqafusion.pool_grid(image_states.float())  # what the fusion sees; pooling them again does nothing
     side = isqrt(image_states.shape[1])
     side = min(model.config.image_pool_size or side, side)
     places = side**2
-    taken = torch.eye(places + 1, dtype=torch.bool, device=tokens.device)[:, :places, None]  # none in the last row
+    taken = torch.eye(places + 1, dtype=torch.bool, device=image_states.device)[
+        :, :places, None
+    ]  # none in the last row
     maps = []
-    for ids, mask, states in zip(input_ids, attention_mask, tokens):
+    for ids, mask, states in zip(input_ids, attention_mask, image_states.float()):
         prefix, grid = states[:-places], states[-places:]  # CLS always stays
         ablated = torch.where(taken, grid.mean(dim=0), grid)  # (places + 1, places, width)
         ablated = torch.cat([prefix.expand(len(taken), -1, -1), ablated], dim=1)

@@ -108,9 +108,8 @@ def _probabilities(model, question, pixels, kept, side):
         mask[list(patches)] = 1
     masks = torch.nn.functional.interpolate(masks.view(-1, 1, side, side), size=pixels.shape[-2:]).to(pixels.device)
     layout = torch.channels_last if pixels.device.type == "cpu" else torch.contiguous_format
-    core = model.vqafusion
     states = torch.cat([
-        core.pool_grid(core.encode_image((pixels * part).contiguous(memory_format=layout)))
+        model.vqafusion.encode_image((pixels * part).contiguous(memory_format=layout))
         for part in masks.split(_BATCH)
     ])  # fmt: skip
     several = {name: value.expand(len(kept), -1) for name, value in question.items()}

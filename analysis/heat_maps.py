@@ -111,7 +111,7 @@ def _relevance(model, features):
 
 def _integrated_gradients(model, features, steps=8):
     """Integrated gradients (captum) of what the fusion sees, from its mean over the image, summed over its width."""
-    states = model.vqafusion.pool_grid(features["image_states"].float())
+    states = features["image_states"].float()
 
     def score(states):
         question = {name: features[name].repeat(len(states) // len(features[name]), 1) for name in QUESTION}

@@ -201,8 +201,9 @@ def _folder(model, image_processor, rows, first_row, cache_dir):
     """
     settings = [image_processor.to_dict(), model.config.vision_config.to_dict()]
     settings = [{k: v for k, v in part.items() if k not in _NOT_COMPUTED} for part in settings]
-    if model.config.color_levels:
-        settings.append({"color_levels": model.config.color_levels})
+    settings += [
+        {name: value} for name in ("color_levels", "image_pool_size") if (value := getattr(model.config, name))
+    ]
     text = json.dumps([_LAYOUT_VERSION, SHARD_IMAGES, *settings], sort_keys=True, default=str)
     encoder = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):

@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 from conftest import COLORS, ROOT, batch, draw, tiny_config
+from torch import nn
 from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, EfficientNetConfig, ResNetConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
 from vqafusion.arguments import ModelArguments
@@ -140,20 +142,30 @@ def test_an_encoder_without_fused_attention_goes_with_one_that_has_it():
     assert used == ["eager", "sdpa"]
 
 
+class Gives(nn.Module):
+    """An encoder that sees the same in every picture."""
+
+    def __init__(self, states):
+        super().__init__()
+        self.states = states
+
+    def forward(self, pixel_values):
+        return BaseModelOutput(last_hidden_state=self.states)
+
+
 def test_pooling_keeps_the_cls_token_and_averages_the_grid():
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
-    states = torch.arange(17.0).view(1, 17, 1).expand(1, 17, 32)
-    assert model.vqafusion.pool_grid(states)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+    core = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval().vqafusion
+    core.vision_model = Gives(torch.arange(17.0).view(1, 17, 1).expand(1, 17, 32))
+    assert core.encode_image(torch.zeros(1, 3, 32, 32))[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
 
 
 def test_a_grid_that_could_be_taken_for_another_is_refused():
-    model = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval()
-    states = torch.randn(1, 5 + 64, 32)
+    core = VqaFusionForVisualQuestionAnswering(tiny_config(image_pool_size=2)).eval().vqafusion
+    core.vision_model = Gives(torch.randn(1, 5 + 64, 32))
     with pytest.raises(ValueError, match="5 tokens beside its grid: take at least 3"):
-        model.vqafusion.pool_grid(states)
-    model.config.image_pool_size = 3
-    pooled = model.vqafusion.pool_grid(states)
-    assert pooled.shape[1] == 5 + 9 and model.vqafusion.pool_grid(pooled) is pooled
+        core.encode_image(torch.zeros(1, 3, 32, 32))
+    core.config.image_pool_size = 3
+    assert core.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 5 + 9, 32)
 
 
 def test_losses_and_probabilities_are_computed_in_float32(model):
