@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
-from .layers_vqafusion import Alignment, FusionLayer, ShownAnswers, color_histograms
+from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, color_histograms
 
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
 
@@ -258,7 +258,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
             nn.Linear(2 * config.hidden_size, 2 * config.hidden_size),
             nn.GELU(),
             nn.LayerNorm(2 * config.hidden_size, eps=config.layer_norm_eps),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(2 * config.hidden_size, config.num_labels),
         )
         aligned = self.vqafusion.alignment is not None

@@ -20,7 +20,7 @@ from ..packing import folded
 from ..processing_vqafusion import load_image
 from . import DataError, file_stamp
 
-SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2 states
+SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2's whole grid
 OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
 _LAYOUT_VERSION = 2
 # What a configuration says besides what the encoder computes; it changes when a model is saved and loaded again.

@@ -1,9 +1,11 @@
 """Words that look for their patches: what they learn, what of it reaches the answers, and that padding has no part."""
 
+import pytest
 import torch
 from conftest import batch, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
+from vqafusion.layers_vqafusion import Dropout
 
 
 def aligned(weight=0.5):
@@ -11,6 +13,20 @@ def aligned(weight=0.5):
     model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=weight, dropout=0.0)).train()
     model.vqafusion.text_model.eval()  # no dropout there either
     return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_takes_its_share_and_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    states = torch.full((100, 1000), 3.0, dtype=dtype, requires_grad=True)
+    dropout = Dropout(0.2)
+    found = dropout(states)
+    assert found.dtype == dtype and found.unique().tolist() == [0, 3.75]
+    assert (found == 0).float().mean() == pytest.approx(0.2, abs=0.005)
+    found.sum().backward()
+    assert torch.equal(states.grad, found.detach() / 3)
+    assert not torch.equal(dropout(states), found) and torch.equal(dropout.eval()(states), states)
+    assert torch.equal(Dropout(0.0)(states), states) and Dropout(1.0)(states).count_nonzero() == 0
 
 
 def test_alignment_learns_which_image_a_question_is_about():
