@@ -128,7 +128,7 @@ def answer(args, rows):
         )
     if args.heat_map_questions and loaded[1].config.blind:
         raise ValueError(f"--heat_map_questions: {args.model} is blind, so there is nothing that it looks at")
-    run = ModelRun(args.model, loaded, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
+    run = ModelRun(loaded, rows, args.batch_size, args.image_states_dir, args.preprocessing_num_workers)
     if args.fit_temperature:
         run.extra["temperature"] = run.fit_temperature()
     return run.ranked(), run
@@ -140,13 +140,15 @@ def explain(records, run, best, blind, words):
     report shows their `heat_map`; count the categories. `best` is what the vocabulary allows, of a model.
     """
     maps = run.heat_maps(shown(records)) if run else {}
+    rules = [None] * len(records)
     for index, record in enumerate(records):
         record["heat_map"] = maps.get(index)
         if record["accuracy"] < FAILED_BELOW:
             record["blind"] = blind and blind[index]["ranked"][0]["answer"]
             known = best and best[index], record["blind"], record["heat_map"]
-            record["categories"] = categories(record, words, *known)
-    return count_categories(records)
+            rules[index] = categories(record, words, *known)
+            record["categories"] = [name for name, holds in rules[index].items() if holds]
+    return count_categories(records, rules)
 
 
 def compare(records, runs):
@@ -188,7 +190,7 @@ def main(argv=None):
     output_dir = writable_folder(args.output_dir)
     words = Words(args.wordnet)
     rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
-    rows = spread(rows, args.max_samples)
+    in_split, rows = len(rows), spread(rows, args.max_samples)
     if not any(rows["answers"]):
         return submit(args, rows, output_dir)
     check_answered(rows, args.split)
@@ -199,15 +201,17 @@ def main(argv=None):
     records = make_records(rows, ranked)
     metrics = {"run": args.baseline or ("blind" if run and run.model.config.blind else "model")}
     metrics |= summarize(records) | {"dataset": args.dataset, "split": args.split}
+    if args.baseline and args.train_split == args.split:
+        metrics["trained_on_this_split"] = True
+    if len(rows) < in_split:
+        metrics["questions_in_split"] = in_split
     metrics["compared"] = compare(records, baselines)
     if args.abstain_below is not None:
         metrics["abstaining"] = abstaining(records, args.abstain_below)
     best = vocabulary_best(run.encoded, run.model.config.id2label) if run else None
     metrics["failures"] = explain(records, run, best, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
-        metrics.update(run.extra, vocabulary_ceiling=ceiling(best))
-        if run.chosen_on(args.dataset, args.split):
-            metrics["chosen_on_this_split"] = True
+        metrics |= run.extra | {"vocabulary_ceiling": ceiling(best)} | run.seen(args.dataset, args.split)
     if args.heat_map_questions:
         sample = run.encoded.shuffle(seed=0).select(range(min(args.heat_map_questions, len(records))))
         metrics["heat_maps"] = {"questions": len(sample), **faithfulness(run.model, run.pixel_collator, sample)}

@@ -9,6 +9,7 @@ import argparse
 import copy
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -82,6 +83,9 @@ def export_onnx(model, processor, folder, int8=False):
         vars(config).pop(name, None)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
+    made = Path(model.config.name_or_path) / "training.json"  # by which eval.py knows what it was trained and chosen on
+    if made.is_file():
+        shutil.copyfile(made, folder / made.name)
     # Two images and three questions of different lengths: a count of one would be taken for a constant.
     pictures = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB")]
     inputs = dict(

@@ -119,19 +119,20 @@ class VqaFusionPipeline(Pipeline):
             with_map = False  # it looks nowhere
         else:
             inputs["image_states"] = self.model.vqafusion.encode_image(inputs.pop("pixel_values"))
-        result = {"probabilities": self.model.probabilities(self.model(**inputs).logits)}
+        result = {"logits": self.model(**inputs).logits}
         if with_map:
             states = inputs["image_states"][inputs["image_index"]]
             result["attention"] = ablation_map(self.model, inputs["input_ids"], inputs["attention_mask"], states)
         return {**result, "images": [images[number] for number in inputs["image_index"].tolist()]}
 
     def postprocess(self, outputs, top_k=5, abstain_below=0.0):
-        probabilities = outputs["probabilities"].float()
-        best = probabilities.topk(min(top_k, probabilities.shape[-1]))
+        logits = outputs["logits"].float()
+        best = logits.topk(min(top_k, logits.shape[-1])).indices  # probabilities may round to 1
+        scores = self.model.probabilities(logits).gather(1, best)
         names = self.model.config.id2label
         results = [
             [{"score": score, "answer": names[label]} for score, label in zip(scores, labels)]
-            for scores, labels in zip(best.values.tolist(), best.indices.tolist())
+            for scores, labels in zip(scores.tolist(), best.tolist())
         ]
         for answers in results:
             if answers[0]["score"] < abstain_below:

@@ -12,7 +12,7 @@ from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
 from .records import most_common_answer
 
 FAILED_BELOW = 50  # percent
-DISAGREE_BITS = 2.0  # such as two times four and two single answers, or less unity than that
+DISAGREE_BITS = 2.0  # such as 4, 2, 2, 1 and 1 of ten people
 LOW_CONFIDENCE = 0.3
 DIFFUSE = 0.95  # of the entropy of an even map
 
@@ -28,7 +28,7 @@ CATEGORIES = {
     "reading": "the question asks for something written: words, a name, a number, a time, a brand",
     "position": "the question asks where something is, or on which side",
     "low confidence": f"the probability of the answer is below {LOW_CONFIDENCE:g}",
-    "diffuse heat map": f"the heat map, where one was drawn, has {100 * DIFFUSE:g} % of an even one's entropy or more",
+    "diffuse heat map": f"the heat map has {100 * DIFFUSE:g} % of an even one's entropy or more: it shows nothing",
 }
 
 _READING = {
@@ -49,27 +49,27 @@ def categories(record, words, vocabulary_best=None, blind=None, heat_map=None):
         heat_map: `(rows, columns)` nested list that sums to 1, *optional*.
 
     Returns:
-        `list[str]`: those of `CATEGORIES` that hold, in their order. Rules whose input is None do not hold.
+        dict: of `CATEGORIES`, in their order, whether each holds; without those whose input is None.
     """
     given = normalize_answer(record["ranked"][0]["answer"])
     counts = Counter(map(normalize_answer, record["answers"]))
     expected, confidence = most_common_answer(record["answers"]), record["ranked"][0].get("score")
     asked = record["question"].lower().replace("?", " ").replace(",", " ").split()
     rules = {
-        "not in vocabulary": vocabulary_best is not None and vocabulary_best < FAILED_BELOW,
+        "not in vocabulary": None if vocabulary_best is None else vocabulary_best < FAILED_BELOW,
         "wrong answer type": answer_type(given) != answer_type(expected),
         "yes/no flipped": {given, expected} == {"yes", "no"},
         "near miss": any(words.near(given, answer) for answer in counts),
         "annotators disagree": entropy(counts.values()) >= DISAGREE_BITS,
-        "same as blind": blind is not None and normalize_answer(blind) == given,
+        "same as blind": None if blind is None else normalize_answer(blind) == given,
         "colour": bool({"color", "colour", "colors", "colours"} & set(asked)),
         "counting": asked[:2] == ["how", "many"] or "number of" in " ".join(asked),
         "reading": answer_type(expected) != "yes/no" and bool(_READING & set(asked)),
         "position": bool(_POSITION & set(asked)),
-        "low confidence": confidence is not None and confidence < LOW_CONFIDENCE,
-        "diffuse heat map": heat_map is not None and evenness(heat_map) >= DIFFUSE,
+        "low confidence": None if confidence is None else confidence < LOW_CONFIDENCE,
+        "diffuse heat map": None if heat_map is None else evenness(heat_map) >= DIFFUSE,
     }
-    return [name for name in CATEGORIES if rules[name]]
+    return {name: rules[name] for name in CATEGORIES if rules[name] is not None}
 
 
 def entropy(counts):
@@ -85,21 +85,28 @@ def evenness(heat_map):
     return entropy(cells) / math.log2(len(cells)) if len(cells) > 1 else 1.0
 
 
-def count_categories(records):
+def count_categories(records, rules):
     """
     Args:
-        records: all records of the run; those of failures have `categories`.
+        records: all records of the run.
+        rules: for each, what [`categories`] says of it if it is a failure, else None.
 
     Returns:
-        list of dicts, most error first: `category`, `failures`, `error` (what mending them would return, in percent of
-        all error) and `points` (the same in points of overall accuracy).
+        list of dicts, most error first: `category`, `failures`, `judged` (of how many failures it is known whether they
+        are in it; heat maps are drawn for a random part), `error` (what mending them would return, in percent of all
+        error) and `points` (the same in points of overall accuracy), both as if the others were like those judged.
+        Categories of which nothing is known are left out.
     """
     lost = [100 - record["accuracy"] for record in records]
+    failed = sum(loss for loss, found in zip(lost, rules) if found is not None)
     table = []
     for name in CATEGORIES:
-        inside = [loss for loss, record in zip(lost, records) if name in record.get("categories", ())]
-        table.append({
-            "category": name, "failures": len(inside), "error": round(100 * sum(inside) / max(sum(lost), 1e-9), 1),
-            "points": round(sum(inside) / len(records), 2),
-        })  # fmt: skip
+        judged = [(loss, found[name]) for loss, found in zip(lost, rules) if found and name in found]
+        if judged:
+            inside = [loss for loss, holds in judged if holds]
+            error = sum(inside) * failed / sum(loss for loss, _ in judged)
+            table.append({
+                "category": name, "failures": len(inside), "judged": len(judged),
+                "error": round(100 * error / sum(lost), 1), "points": round(error / len(records), 2),
+            })  # fmt: skip
     return sorted(table, key=lambda row: -row["error"])

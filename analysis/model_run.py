@@ -25,17 +25,17 @@ FIT_QUESTIONS = 20_000  # half of them for the temperature; the logits of these 
 class ModelRun:
     """
     Args:
-        name (`str`): folder or name on the Hub.
-        loaded (`tuple`): what [`load_model`] returned for it.
+        loaded (`tuple`): what [`load_model`] returned.
         rows (`datasets.Dataset`): columns of `FEATURES`.
         batch_size (`int`): questions per forward pass.
         image_states_dir (`str`, *optional*): where states of the vision encoder are stored and looked for.
         num_proc (`int`): processes that encode questions.
     """
 
-    def __init__(self, name, loaded, rows, batch_size=64, image_states_dir=None, num_proc=None):
-        self.folder, self.rows, self.batch_size = Path(name), rows, batch_size
+    def __init__(self, loaded, rows, batch_size=64, image_states_dir=None, num_proc=None):
+        self.rows, self.batch_size = rows, batch_size
         self.processor, self.model = loaded
+        self.folder = Path(self.model.config.name_or_path)  # of a name on the Hub, where it was fetched to
         self.process = this_process()
         self.model.to(self.process.device)
         length = max_question_length(self.model.config, self.processor.tokenizer)
@@ -55,8 +55,9 @@ class ModelRun:
         order = sorted(range(len(self.rows)), key=self.image_ids.__getitem__)  # each image is encoded once
         answers, names = {}, self.model.config.id2label
         for indices, logits in self._logits(order, "Answering"):
-            best = self.model.probabilities(logits.float()).topk(min(TOP_K, logits.shape[-1]))
-            for index, scores, labels in zip(indices, best.values.tolist(), best.indices.tolist()):
+            best = logits.float().topk(min(TOP_K, logits.shape[-1])).indices  # probabilities may round to 1
+            found = self.model.probabilities(logits.float()).gather(1, best)
+            for index, scores, labels in zip(indices, found.tolist(), best.tolist()):
                 answers[index] = [{"answer": names[i], "score": s} for i, s in zip(labels, scores)]
         answers = dict(gather_object(list(answers.items())))
         return [answers[index] for index in range(len(order))]
@@ -90,13 +91,15 @@ class ModelRun:
             errors.append(round(100 * expected_calibration_error(confidence.numpy(), accuracy[~fit].numpy()), 2))
         return {"temperature": found, "error_at_1": errors[0], "error": errors[1], "questions": int((~fit).sum())}
 
-    def chosen_on(self, dataset, split):
-        """Whether the model's checkpoint was chosen on this split, as far as train.py noted it."""
+    def seen(self, dataset, split):
+        """`trained_on_this_split` and `chosen_on_this_split`, True each, as far as they hold and train.py noted it."""
         try:
             training = json.loads((self.folder / "training.json").read_text())
         except OSError:
-            return False
-        return (training.get("dataset"), training.get("eval_split")) == (dataset, split)
+            return {}
+        splits = {"trained_on_this_split": "train_split", "chosen_on_this_split": "eval_split"}
+        same = training.get("dataset") == dataset
+        return {name: True for name, key in splits.items() if same and training.get(key) == split}
 
     def save_temperature(self):
         """Write it to the folder's `config.json`."""

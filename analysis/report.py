@@ -53,7 +53,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         overall_interval=interval_text(metrics["intervals"]["overall"]),
         heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
-        wrong=sum("categories" in record for record in records),
+        wrong=sum("categories" in record for record in records), notes=notes(metrics), counted=counted,
         gallery=_gallery(shown(records), records, rows, run),
     )  # fmt: skip
     for name, text in (("report.html", page), ("report.md", markdown(title, metrics))):
@@ -86,12 +86,30 @@ def table(metrics):
     return rows
 
 
+def notes(metrics):
+    """Sentences on what the score must not be taken for."""
+    found = []
+    if "questions_in_split" in metrics:
+        found.append(
+            f"Only {metrics['questions']:,} of the split's {metrics['questions_in_split']:,} questions are asked."
+        )
+    if metrics.get("trained_on_this_split"):
+        found.append("It was trained, or counted, on a split of this name: then this is what it remembers.")
+    if metrics.get("chosen_on_this_split"):
+        found.append("The model's checkpoint was chosen on this split, which flatters it a little.")
+    return found
+
+
+def counted(row, failures):
+    """Failures of a category, and of how many where not all were judged."""
+    judged = "" if row["judged"] == max(other["judged"] for other in failures) else f" of {row['judged']:,}"
+    return f"{row['failures']:,}{judged}"
+
+
 def markdown(title, metrics):
     """The report in Markdown: tables only."""
-    lines = [f"# {title}", "", f"Official VQA accuracy in percent, {metrics['questions']:,} questions.", ""]
-    if metrics.get("chosen_on_this_split"):
-        lines += ["The model's checkpoint was chosen on this split, which flatters it a little.", ""]
-    lines += _markdown_table(table(metrics))
+    said = " ".join([f"Official VQA accuracy in percent, {metrics['questions']:,} questions.", *notes(metrics)])
+    lines = [f"# {title}", "", said, "", *_markdown_table(table(metrics))]
     if "calibration" in metrics:
         error, abstention = metrics["calibration"]["expected_calibration_error"], metrics["abstention"]
         lines += ["", "## Confidence", "", f"- Expected calibration error: {error:.2f} %"]
@@ -104,7 +122,7 @@ def markdown(title, metrics):
                 f"{below}, {row['answering_all']:.2f} without"
             )
     rows = [
-        [row["category"], CATEGORIES[row["category"]], str(row["failures"]), f"{row['error']:.1f}"]
+        [row["category"], CATEGORIES[row["category"]], counted(row, metrics["failures"]), f"{row['error']:.1f}"]
         for row in metrics["failures"]
     ]
     lines += ["", "## Failures", "", *_markdown_table([["category", "rule", "answers", "% of all error"], *rows])]
@@ -177,6 +195,8 @@ def _picture(source, run):
 def _map(grid):
     """A heat map in colours, small: a WebP address."""
     values = np.array(grid, dtype=np.float32)
+    if np.ptp(values) < 1e-6:  # no place speaks for the answer
+        values[:] = 0
     values = cv2.resize(values / max(values.max(), 1e-12), (_MAP_SIDE, _MAP_SIDE), interpolation=cv2.INTER_CUBIC)
     colours = cv2.applyColorMap((values.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     return _address("webp", cv2.imencode(".webp", colours, [cv2.IMWRITE_WEBP_QUALITY, 60])[1].tobytes())

@@ -164,7 +164,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 
     faster = nullcontext()
     if mine:
-        faster = folded(model.vision_model, normalize(decode(shards[mine[0]][:2]).to(process.device)))
+        faster = folded(model.vision_model, normalize(decode(shards[mine[0]][:2]).to(process.device)).to(model.dtype))
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(shards[number]) for number in mine))
     # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A

@@ -13,14 +13,15 @@ from . import FEATURES, DataError, check_unique, drop_missing_images
 
 ENDINGS = (".jsonl", ".csv")
 MIN_ANSWERS = 10
+FEW_ANSWERS = 5
 
 
 def load(data_dir, split, skip_missing_images=False):
     """
     Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
     CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `question_type`,
-    `answer_type` and `provenance`. Answers are written as the metric's normaliser writes them, and fewer than ten are
-    repeated until there are ten: see [`ten_answers`]. A file of questions only has answers in no row.
+    `answer_type` and `provenance`. Answers are written as the metric's normaliser writes them, and up to five are
+    repeated: see [`ten_answers`]. A file of questions only has answers in no row.
 
     Args:
         data_dir (`str`): the folder.
@@ -130,10 +131,12 @@ def whole_number(name, value):
 def ten_answers(answers):
     """
     Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
-    counts agreement among ten, so they are repeated until there are ten. Where all are the same it compares them as
-    they are written, and no model answers "Red" or "two", so they are normalised.
+    counts agreement among ten, so up to five are repeated until there are ten, as those of OK-VQA are (Marino et al.,
+    CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as they
+    are written, and no model answers "Red" or "two", so they are normalised.
     """
-    return [normalize_answer(answer) or answer for answer in answers] * -(-MIN_ANSWERS // max(1, len(answers)))
+    times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
+    return [normalize_answer(answer) or answer for answer in answers] * times
 
 
 def answer_type(answer):

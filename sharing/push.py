@@ -96,12 +96,28 @@ def push_model(folder, repo, results=None, token=None, **where):
         training = _read_results(Path(folder) / "training.json", needed=False)
         results = results or {}
         metrics = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
+        _check_results({**results, "metrics": metrics})
         for name, content in (("training.json", training), ("metrics.json", metrics)):
             if content:
                 write_json(staged / name, content)
         (staged / "README.md").write_text(model_card(repo, model.config, training, {**results, "metrics": metrics}))
         check_as_stranger(staged, processor, model)
         return upload(staged, repo, token=token, **where)
+
+
+def _check_results(results):
+    """Raise `ValueError` for baselines of another kind than they are given for, or not of the model's questions."""
+    metrics = results["metrics"]
+    for kind in ("blind", "prior"):
+        baseline = results.get(kind)
+        if baseline and baseline.get("run") != kind:
+            raise ValueError(f"--{kind} is of a run of {baseline.get('run')!r}, not of the {kind} baseline")
+        for name in ("dataset", "split", "questions"):
+            if baseline and metrics and baseline.get(name) != metrics.get(name):
+                raise ValueError(
+                    f"--{kind} is of {name} {baseline.get(name)}, the model's metrics of {metrics.get(name)}: evaluate "
+                    "both on the same questions"
+                )
 
 
 def push_metric(repo, token=None, **where):

@@ -30,6 +30,7 @@ def folders(processor, tmp_path_factory):
         looked_up.normal_()
     model.save_pretrained(folder / "torch")
     processor.save_pretrained(folder / "torch")
+    (folder / "torch" / "training.json").write_text(json.dumps({"dataset": "vqa_v2", "eval_split": SPLIT}))
     export.main([str(folder / "torch"), str(folder / "onnx")])
     result = run("export.py", folder / "torch", folder / "int8", "--format", "onnx", "--int8")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -97,6 +98,7 @@ def test_infer_and_eval_take_the_folder(folders, tmp_path, capsys):
         assert result.returncode == 0, result.stderr[-3000:]
         metrics.append(json.loads((output / "metrics.json").read_text()))
     assert metrics[0]["overall"] == metrics[1]["overall"] and metrics[0]["top_5"] == metrics[1]["top_5"]
+    assert metrics[0]["chosen_on_this_split"] is metrics[1]["chosen_on_this_split"] is True
     assert len(list((tmp_path / "states").iterdir())) == 2  # neither takes the other's stored states
 
     states, maps = str(tmp_path / "unused"), str(tmp_path / "maps")

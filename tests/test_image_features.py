@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TWO_PROCESSES, draw, tiny_config
 from test_data_prep import SPLIT, write_vqa_v2
+from transformers import ResNetConfig
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.data_prep import DataError, load_split
@@ -41,6 +42,14 @@ def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, smal
     pixels, stored = VqaCollator(processor, 6)(batch), VqaCollator(processor, 6, states)(batch)
     assert "pixel_values" not in stored and stored["image_states"].dtype == torch.float16
     assert torch.allclose(model(**pixels).logits, model(**stored).logits, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_encoder_in_half_precision_is_asked_in_it(rows, processor, tmp_path, dtype):
+    grid = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")  # has batch norms
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(vision_config=grid)).to(dtype).eval()
+    states = cache(rows, model, processor, tmp_path / "cache")
+    assert len(states) == 5 and np.isfinite(states[rows[0]["image_id"]]).all()
 
 
 class Brightened:

@@ -40,6 +40,16 @@ def test_own_data(own):
     assert all(question_score(answers[0], answers) == 1 for answers in rows["answers"])
 
 
+def test_answers_of_six_people_or_more_are_not_repeated(tmp_path):
+    draw().save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "question": "what is it?", "answers": list("abcdefgh")[:n]} for n in (5, 6)]
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    five, six = load_split("own", "few.jsonl", tmp_path)["answers"]
+    assert len(five) == 10 and len(six) == 6
+    assert question_score("a", five) == pytest.approx(0.6)  # two of ten
+    assert question_score("a", six) == pytest.approx(5 / 6 / 3)  # one of five, in all but one of the six
+
+
 @pytest.mark.parametrize("answers,known", [(["Red"], "red"), (["two"] * 3, "2"), (["A dog."] * 10, "dog")])
 def test_what_all_say_counts_in_full_however_it_is_written(own, answers, known):
     (own / "raw.jsonl").write_text(json.dumps({"image": "a.png", "question": "what?", "answers": answers}))

@@ -136,9 +136,21 @@ def test_branches_pull_requests_and_private_repositories(hub, home, saved):
     assert "model.safetensors" in repo.at("refs/pr/1").files and "model.safetensors" not in repo.files
 
 
+@pytest.mark.parametrize(
+    "changed, message",
+    [({"run": "model"}, "--blind is of a run of 'model'"), ({"questions": 8}, "--blind is of questions 8")],
+)
+def test_baselines_that_are_none_are_refused(hub, home, saved, tmp_path, changed, message):
+    scores = {"overall": 40.0, "per_answer_type": {"other": 40.0}, "questions": 9, "split": "s", "run": "model"}
+    (tmp_path / "metrics.json").write_text(json.dumps(scores))
+    (tmp_path / "blind.json").write_text(json.dumps({**scores, "run": "blind", **changed}))
+    result = push(hub, home, saved, REPO, "--metrics", tmp_path / "metrics.json", "--blind", tmp_path / "blind.json")
+    assert result.returncode == 2 and message in result.stderr and ("model", REPO) not in hub.repos
+
+
 def test_the_cards_lines_run_and_say_what_is_known(hub, home, saved, tmp_path):
     scores = {"overall": 40.0, "per_answer_type": {"other": 40.0}, "top_5": 80.0, "questions": 9, "split": "s"}
-    (tmp_path / "blind.json").write_text(json.dumps({**scores, "overall": 30.0}))
+    (tmp_path / "blind.json").write_text(json.dumps({**scores, "overall": 30.0, "run": "blind"}))
     scores |= {"intervals": {"overall": [38, 42]}, "compared": {"prior": {**scores, "overall": 20.0}}}
     (tmp_path / "metrics.json").write_text(json.dumps(scores))
     results = ("--metrics", tmp_path / "metrics.json", "--blind", tmp_path / "blind.json")

@@ -1,5 +1,6 @@
 """eval.py with all it can explain, and its report in a real browser."""
 
+import html
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ from test_data_prep import SPLIT, write_vqa_v2
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion import eval as evaluation
+from vqafusion.analysis.report import _map
 
 CHROMIUM = shutil.which("chromium")
 STRANGE = "<b>is it</b> <!-- <script> </script> & “red” $a_$ ç?"  # must come out as it is
@@ -92,6 +94,11 @@ def test_a_run_holds_all_that_was_asked_for(folder):
     assert len(answers) == 24 and len(failures) == sum(a["accuracy"] < 50 for a in answers) > 0
     assert all(len(failure["heat_map"]) == 4 for failure in failures)
     assert all(("same as blind" in f["categories"]) == (f["blind"] == f["ranked"][0]["answer"]) for f in failures)
+    table = {row["category"]: row for row in metrics["failures"]}
+    assert table["same as blind"]["judged"] == len(failures) and "trained_on_this_split" not in metrics
+    assert not {"same as blind", "low confidence"} & {
+        row["category"] for row in metrics_of(folder, "prior")["failures"]
+    }
     printed = (folder / "printed.txt").read_text()
     assert f"{metrics['overall']:.2f}" in printed and "above prior" in printed and "p = " in printed
 
@@ -195,6 +202,26 @@ def test_a_picture_that_cannot_be_read_does_not_cost_the_report(folder, tmp_path
     where = ("--dataset", "vqa_v2", "--data_dir", tmp_path / "data", "--split", SPLIT, "--output_dir", tmp_path / "out")
     result = run("eval.py", *predictions, *where)
     assert result.returncode == 0 and (tmp_path / "out" / "report.html").is_file(), result.stderr[-2000:]
+
+
+def test_what_a_score_must_not_be_taken_for_is_said(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    made = {"dataset": "vqa_v2", "train_split": SPLIT, "eval_split": SPLIT}
+    (tmp_path / "model" / "training.json").write_text(json.dumps(made))
+    evaluate(folder, "part", "--model", tmp_path / "model", "--max_samples", "10")
+    metrics = metrics_of(folder, "part")
+    assert metrics["trained_on_this_split"] is metrics["chosen_on_this_split"] is True
+    assert (metrics["questions"], metrics["questions_in_split"]) == (10, 24)
+    for name in ("report.md", "report.html"):
+        text = (folder / "part" / name).read_text()
+        assert "Only 10 of the split's 24 questions" in html.unescape(text) and "what it remembers" in text
+    assert "what it remembers" in (folder / "prior" / "report.md").read_text()  # counted on the split itself
+    assert "what it remembers" not in (folder / "run" / "report.md").read_text()
+
+
+def test_an_even_map_is_drawn_as_nothing():
+    even, nothing = (_map([[share] * 2] * 2) for share in (0.25, 0))
+    assert even == nothing != _map([[1, 0], [0, 0]])
 
 
 def test_the_report_in_markdown(folder):
