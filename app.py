@@ -65,7 +65,7 @@ class Answerer:
 
         with torch.inference_mode():
             logits = self.model(**self._question(question), image_states=seen["states"]).logits
-        outputs = {"probabilities": self.model.probabilities(logits).cpu(), "images": [seen["image"]]}
+        outputs = {"logits": logits.cpu(), "images": [seen["image"]]}
         return self.pipe.postprocess(outputs, top_k, self.abstain_below)[0]
 
     def overlay(self, question, seen, name, strength):

@@ -28,7 +28,7 @@ class VqaFusionConfig(PreTrainedConfig):
         dropout (`float`): dropout in the fusion layers and the head.
         layer_norm_eps (`float`): epsilon of every layer norm written here.
         image_pool_size (`int`, *optional*):
-            Average a larger patch grid down to `image_pool_size` x `image_pool_size` before the fusion.
+            Average a larger patch grid down to `image_pool_size` x `image_pool_size`, before states are stored.
         color_levels (`int`, *optional*): give each patch a histogram of its colours, of so many levels of red, green
             and blue each, beside the encoder's states; for encoders that were trained to tell things apart whatever
             their colour is, such as classifiers of ImageNet.

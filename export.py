@@ -50,6 +50,9 @@ def main(argv=None):
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         folder = Path(folder) / "export"
         export_onnx(model, processor, folder, args.int8)
+        made = Path(model.config.name_or_path) / "training.json"  # from which eval.py knows what it was chosen on
+        if made.is_file():
+            shutil.copyfile(made, folder / made.name)
         os.replace(folder, output)
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
     print(f"written: {output} ({size:,.0f} MB); as a model: python infer.py --model {args.output} …")
@@ -83,9 +86,6 @@ def export_onnx(model, processor, folder, int8=False):
         vars(config).pop(name, None)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
-    made = Path(model.config.name_or_path) / "training.json"  # by which eval.py knows what it was trained and chosen on
-    if made.is_file():
-        shutil.copyfile(made, folder / made.name)
     # Two images and three questions of different lengths: a count of one would be taken for a constant.
     pictures = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB")]
     inputs = dict(

@@ -32,6 +32,33 @@ def color_histograms(pixel_values, patches, config):
     return torch.cat([prefix, grid], dim=1)
 
 
+def average_grid(states, size):
+    """
+    Average the patches of a square grid to `size` rows and columns; prefix tokens (CLS) stay.
+
+    Args:
+        states: `(images, patches, width)`, row by row, after the prefix tokens.
+
+    Returns:
+        `(images, prefix tokens + size ** 2, width)`; the same states if they have no more rows than that.
+
+    Raises:
+        ValueError: so many prefix tokens that the averaged grid could not be told from a larger one.
+    """
+    side = isqrt(states.shape[1])
+    if size >= side:
+        return states
+    prefix, grid = states.split([states.shape[1] - side**2, side**2], dim=1)
+    if prefix.shape[1] > 2 * size:
+        raise ValueError(
+            f"image_pool_size={size} is too small for a vision encoder with {prefix.shape[1]} tokens beside its "
+            f"grid: take at least {-(-prefix.shape[1] // 2)}"
+        )
+    grid = grid.transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
+    grid = F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2)
+    return torch.cat([prefix, grid], dim=1)
+
+
 class Dropout(nn.Dropout):
     """
     Dropout by uniform numbers on a CPU, where torch takes four times as long to draw a yes or no for each number.
@@ -40,7 +67,8 @@ class Dropout(nn.Dropout):
     def forward(self, states):
         if not self.training or self.p in (0, 1) or states.device.type != "cpu":
             return super().forward(states)
-        kept = torch.rand(states.shape) >= self.p  # in float32: bfloat16 has too few numbers for a share
+        # In float32: bfloat16 has too few numbers between 0 and 1.
+        kept = torch.rand(states.shape, dtype=torch.float32, device=states.device) >= self.p
         return states * (kept.to(states.dtype) / (1 - self.p))
 
 

@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
-from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, color_histograms
+from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, average_grid, color_histograms
 
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
 
@@ -136,11 +136,10 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         Returns:
             `(images, patches, vision width)`; a grid `(images, width, rows, columns)` is laid out row by row. With
             `config.color_levels`, its cube more numbers in each patch, from [`color_histograms`]. With
-            `config.image_pool_size`, patches are averaged to so many rows and columns; prefix tokens (CLS) stay.
+            `config.image_pool_size`, [`average_grid`] makes fewer of them.
 
         Raises:
-            ValueError: a grid that is not square, or so many prefix tokens that the averaged grid could not be told
-                from a larger one.
+            ValueError: a grid that is not square, or one that [`average_grid`] refuses.
         """
         config = self.config
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
@@ -152,18 +151,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         if config.color_levels:
             colors = color_histograms(pixel_values, states.shape[1], config)
             states = torch.cat([states, colors.to(states.dtype)], dim=-1)
-        size, side = config.image_pool_size, isqrt(states.shape[1])
-        if size is None or size >= side:
-            return states
-        prefix, grid = states.split([states.shape[1] - side**2, side**2], dim=1)
-        if prefix.shape[1] > 2 * size:
-            raise ValueError(
-                f"image_pool_size={size} is too small for a vision encoder with {prefix.shape[1]} tokens beside its "
-                f"grid: take at least {-(-prefix.shape[1] // 2)}"
-            )
-        grid = grid.transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
-        grid = F.adaptive_avg_pool2d(grid, size).flatten(2).transpose(1, 2)
-        return torch.cat([prefix, grid], dim=1)
+        return states if config.image_pool_size is None else average_grid(states, config.image_pool_size)
 
     @can_return_tuple
     def forward(

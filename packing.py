@@ -62,18 +62,18 @@ def folded(encoder, pixel_values):
         pixel_values: `(images, 3, height, width)`, to see what follows what, and to compare.
     """
     replaced = {}
-    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
-        with torch.inference_mode():
-            expected = encoder(pixel_values).last_hidden_state
-            for convolution, norm in _in_turn(encoder, pixel_values[:1]):
-                replaced |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
-            _replace(encoder, replaced)
-            found = encoder(pixel_values).last_hidden_state
-        # A fifth of float16's precision for the largest; float32's own rounding adds up to a tenth of that.
-        if expected.shape != found.shape or (found - expected).abs().max() > 1e-4 * expected.abs().max():
-            _replace(encoder, {new: old for old, new in replaced.items()})
-            replaced = {}
     try:
+        if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
+            with torch.inference_mode():
+                expected = encoder(pixel_values).last_hidden_state
+                for convolution, norm in _in_turn(encoder, pixel_values[:1]):
+                    replaced |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
+                _replace(encoder, replaced)
+                found = encoder(pixel_values).last_hidden_state
+            # A fifth of float16's precision for the largest; float32's own rounding adds up to a tenth of that.
+            same = expected.shape == found.shape and (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+            if not same:  # nor if there is a NaN
+                _replace(encoder, {new: old for old, new in replaced.items()})
         yield
     finally:
         _replace(encoder, {new: old for old, new in replaced.items()})
@@ -92,9 +92,11 @@ def _in_turn(encoder, pixel_values):
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             hooks.append(module.register_forward_hook(after))
-    encoder(pixel_values)
-    for hook in hooks:
-        hook.remove()
+    try:
+        encoder(pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return pairs
 
 

@@ -128,11 +128,11 @@ class VqaFusionPipeline(Pipeline):
     def postprocess(self, outputs, top_k=5, abstain_below=0.0):
         logits = outputs["logits"].float()
         best = logits.topk(min(top_k, logits.shape[-1])).indices  # probabilities may round to 1
-        scores = self.model.probabilities(logits).gather(1, best)
+        found = self.model.probabilities(logits).gather(1, best)
         names = self.model.config.id2label
         results = [
             [{"score": score, "answer": names[label]} for score, label in zip(scores, labels)]
-            for scores, labels in zip(scores.tolist(), best.tolist())
+            for scores, labels in zip(found.tolist(), best.tolist())
         ]
         for answers in results:
             if answers[0]["score"] < abstain_below:
@@ -224,14 +224,12 @@ def ablation_map(model, input_ids, attention_mask, image_states):
 
     Returns:
         `(batch, rows, columns)` float32 tensor: falls of the logit, 0 where it rises, one for each place that the
-        fusion sees (fewer than the encoder's patches where `image_pool_size` averages them).
+        fusion sees.
     """
     side = isqrt(image_states.shape[1])
-    side = min(model.config.image_pool_size or side, side)
     places = side**2
-    taken = torch.eye(places + 1, dtype=torch.bool, device=image_states.device)[
-        :, :places, None
-    ]  # none in the last row
+    # One place is taken away in each row, none in the last.
+    taken = torch.eye(places + 1, dtype=torch.bool, device=image_states.device)[:, :places, None]
     maps = []
     for ids, mask, states in zip(input_ids, attention_mask, image_states.float()):
         prefix, grid = states[:-places], states[-places:]  # CLS always stays

@@ -154,7 +154,11 @@ def check_goes_on(folder, model_arguments, config):
     if not (Path(folder) / "config.json").exists():
         return  # FSDP's pieces, which torch compares itself
     kept = VqaFusionConfig.from_pretrained(folder)
-    apart = (*ENCODERS, "attn_implementation", "initializer_range")  # the last two make no difference to the weights
+    apart = (
+        *ENCODERS,
+        "attn_implementation",
+        "initializer_range",
+    )  # the last two make no difference to weights that are there
     for name in ("id2label", *(name for name in vars(model_arguments) if name not in apart)):
         if getattr(kept, name) != getattr(config, name):
             was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name)}"
@@ -257,6 +261,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"]))]
     if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in scores:
         raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")
+    in_split = len(eval_set)
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
     for folder in [*teachers, *([resume] if resume else [])]:
@@ -326,9 +331,15 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
         write_json(staged / "training.json", record(data, model_arguments, args))
         if best := best_evaluation(trainer.state, sorted(set(eval_set["answer_type"]))):
-            where = {"dataset": data.dataset, "split": data.eval_split, "chosen_on_this_split": True}
+            what = {
+                "run": "blind" if model.config.blind else "model",
+                "dataset": data.dataset,
+                "split": data.eval_split,
+            }
             extra = {"questions": len(eval_set), "vocabulary_ceiling": most["evaluation"]}
-            write_json(staged / "metrics.json", best | extra | where)
+            if len(eval_set) < in_split:
+                extra["questions_in_split"] = in_split
+            write_json(staged / "metrics.json", what | best | extra | {"chosen_on_this_split": True})
         for file in staged.iterdir():
             os.replace(file, output_dir / file.name)
         staged.rmdir()

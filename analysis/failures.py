@@ -28,7 +28,7 @@ CATEGORIES = {
     "reading": "the question asks for something written: words, a name, a number, a time, a brand",
     "position": "the question asks where something is, or on which side",
     "low confidence": f"the probability of the answer is below {LOW_CONFIDENCE:g}",
-    "diffuse heat map": f"the heat map has {100 * DIFFUSE:g} % of an even one's entropy or more: it shows nothing",
+    "diffuse heat map": f"the heat map has {100 * DIFFUSE:g} % of an even one's entropy or more",
 }
 
 _READING = {

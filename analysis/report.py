@@ -19,6 +19,7 @@ from .failures import CATEGORIES, FAILED_BELOW
 from .heat_maps import DEFAULT
 from .plots import plots
 from .records import confidences
+from .summary import notes
 
 FAILURES_SHOWN = 2000  # in the gallery, drawn at random; failures.jsonl has all
 RIGHT_SHOWN = 100
@@ -53,7 +54,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         overall_interval=interval_text(metrics["intervals"]["overall"]),
         heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
-        wrong=sum("categories" in record for record in records), notes=notes(metrics), counted=counted,
+        wrong=sum("categories" in record for record in records), notes=notes(metrics), judged=judged,
         gallery=_gallery(shown(records), records, rows, run),
     )  # fmt: skip
     for name, text in (("report.html", page), ("report.md", markdown(title, metrics))):
@@ -86,24 +87,9 @@ def table(metrics):
     return rows
 
 
-def notes(metrics):
-    """Sentences on what the score must not be taken for."""
-    found = []
-    if "questions_in_split" in metrics:
-        found.append(
-            f"Only {metrics['questions']:,} of the split's {metrics['questions_in_split']:,} questions are asked."
-        )
-    if metrics.get("trained_on_this_split"):
-        found.append("It was trained, or counted, on a split of this name: then this is what it remembers.")
-    if metrics.get("chosen_on_this_split"):
-        found.append("The model's checkpoint was chosen on this split, which flatters it a little.")
-    return found
-
-
-def counted(row, failures):
-    """Failures of a category, and of how many where not all were judged."""
-    judged = "" if row["judged"] == max(other["judged"] for other in failures) else f" of {row['judged']:,}"
-    return f"{row['failures']:,}{judged}"
+def judged(row, wrong):
+    """How many failures are in a category, and of how many where not all `wrong` answers were judged."""
+    return f"{row['failures']:,}" + (f" of {row['judged']:,}" if row["judged"] < wrong else "")
 
 
 def markdown(title, metrics):
@@ -121,8 +107,9 @@ def markdown(title, metrics):
                 f"- Effective reliability at a cost of 1: {row['with_threshold']:.2f} with abstention "
                 f"{below}, {row['answering_all']:.2f} without"
             )
+    wrong = max((row["judged"] for row in metrics["failures"]), default=0)
     rows = [
-        [row["category"], CATEGORIES[row["category"]], counted(row, metrics["failures"]), f"{row['error']:.1f}"]
+        [row["category"], CATEGORIES[row["category"]], judged(row, wrong), f"{row['error']:.1f}"]
         for row in metrics["failures"]
     ]
     lines += ["", "## Failures", "", *_markdown_table([["category", "rule", "answers", "% of all error"], *rows])]

@@ -45,6 +45,20 @@ def summarize(records):
     return {**metrics, "questions": len(records)}
 
 
+def notes(metrics):
+    """Sentences on what a run's score must not be taken for."""
+    found = []
+    if "questions_in_split" in metrics:
+        found.append(
+            f"Only {metrics['questions']:,} of the split's {metrics['questions_in_split']:,} questions were asked."
+        )
+    if metrics.get("trained_on_this_split"):
+        found.append("A split of this name was trained on, or counted: if it is the same, this is what is remembered.")
+    if metrics.get("chosen_on_this_split"):
+        found.append("The checkpoint was chosen on a split of this name, which flatters it a little.")
+    return found
+
+
 def calibration(confidence, accuracy, images):
     """Expected calibration error in percent and the bins of the reliability diagram, on the second half of images."""
     test = ~in_first_half(images)

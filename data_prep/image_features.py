@@ -120,7 +120,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
         model: a [`VqaFusionModel`]; its vision encoder must be frozen.
         image_processor: what turns its images into pixels.
         cache_dir: the states go into a folder below it, named by a digest of the encoder's weights, the
-            preprocessing, and the images' names and contents: a change of any makes another folder.
+            preprocessing, what `encode_image` makes of the states (`color_levels`, `image_pool_size`), and the images'
+            names and contents: a change of any makes another folder.
         batch_size (`int`): images per forward pass; small ones are faster for convolutions on CPU.
         num_threads (`int`, *optional*): that decode images; as many as torch has threads by default.
 
@@ -164,7 +165,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 
     faster = nullcontext()
     if mine:
-        faster = folded(model.vision_model, normalize(decode(shards[mine[0]][:2]).to(process.device)).to(model.dtype))
+        some = normalize(decode(shards[mine[0]][:2]).to(process.device))
+        faster = folded(model.vision_model, some.to(model.dtype))
     bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
     bar.update(len(images) - sum(len(shards[number]) for number in mine))
     # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A
@@ -201,9 +203,9 @@ def _folder(model, image_processor, rows, first_row, cache_dir):
     """
     settings = [image_processor.to_dict(), model.config.vision_config.to_dict()]
     settings = [{k: v for k, v in part.items() if k not in _NOT_COMPUTED} for part in settings]
-    settings += [
-        {name: value} for name in ("color_levels", "image_pool_size") if (value := getattr(model.config, name))
-    ]
+    for name in ("color_levels", "image_pool_size"):  # left out where they are not used, as before there were any
+        if value := getattr(model.config, name):
+            settings.append({name: value})
     text = json.dumps([_LAYOUT_VERSION, SHARD_IMAGES, *settings], sort_keys=True, default=str)
     encoder = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):

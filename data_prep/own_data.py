@@ -117,8 +117,7 @@ def _row(entry, number, file):
 def whole_number(name, value):
     """`value`, of the column `name`, as `int`; of "7.0", too, as pandas writes numbers. `ValueError` for any other."""
     try:
-        whole = isinstance(value, str) and re.fullmatch(r"\s*(-?\d+)\.0*\s*", value)
-        number = int(whole[1] if whole else value)
+        number = int(re.fullmatch(r"\s*([+-]?\d+)(\.0*)?\s*", value)[1] if isinstance(value, str) else value)
         if isinstance(value, float) and number != value:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
@@ -131,9 +130,9 @@ def whole_number(name, value):
 def ten_answers(answers):
     """
     Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
-    counts agreement among ten, so up to five are repeated until there are ten, as those of OK-VQA are (Marino et al.,
-    CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as they
-    are written, and no model answers "Red" or "two", so they are normalised.
+    counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
+    et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
+    they are written, and no model answers "Red" or "two", so they are normalised.
     """
     times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
     return [normalize_answer(answer) or answer for answer in answers] * times

@@ -3,6 +3,7 @@
 from huggingface_hub import EvalResult, ModelCardData
 from PIL import Image, ImageDraw
 
+from ..analysis.summary import notes
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
 EXAMPLE_QUESTION = "what color is the circle?"
@@ -70,7 +71,7 @@ def model_card(repo, config, training, results):
         "With `return_attention=True` the first answer has `attention`, an array in the picture's size, and `overlay`, "
         "the picture with that map (`pip install opencv-python-headless`).",
         "## Results",
-        _results(results, training) if metrics else "None were given when this card was written.",
+        _results(results) if metrics else "None were given when this card was written.",
         "## Data and training",
         f"- Data: {data_name}"
         + (f", {data_licence}" if data_licence else "")
@@ -129,7 +130,7 @@ def _eval_results(data_name, metrics):
     return [EvalResult(metric_name=name, metric_value=round(value, 2), **where) for name, value in values.items()]
 
 
-def _results(results, training):
+def _results(results):
     metrics = results["metrics"]
     types = list(metrics["per_answer_type"])
     baselines = {name: results.get(name) or metrics.get("compared", {}).get(name) for name in ("blind", "prior")}
@@ -143,10 +144,7 @@ def _results(results, training):
             cells = [f"{row['overall']:.2f}", "{:.2f} – {:.2f}".format(*interval) if interval else ""]
             cells += ["" if value is None else f"{value:.2f}" for value in values]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    chosen = metrics.get("chosen_on_this_split") or training.get("eval_split") == metrics.get("split", "")
-    chosen = " The checkpoint was chosen on this split." if chosen else ""
-    missing = "" if baselines["blind"] else " No blind baseline was given."
-    return (
-        f"Official VQA accuracy in percent on `{metrics.get('split', 'an unnamed split')}`, "
-        f"{metrics['questions']:,} questions.{chosen}{missing}\n\n" + "\n".join(lines)
-    )
+    said = [f"Official VQA accuracy in percent on `{metrics.get('split', 'an unnamed split')}`,"]
+    said += [f"{metrics['questions']:,} questions.", *notes(metrics)]
+    said += [] if baselines["blind"] else ["No blind baseline was given."]
+    return " ".join(said) + "\n\n" + "\n".join(lines)

@@ -36,7 +36,9 @@ def arguments():
     parser.add_argument("--metric", metavar="USER/NAME", help="push the metric as a Space instead of a model")
     parser.add_argument("--space", metavar="USER/NAME", help="push the page that asks the model, as a Space")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.json of eval.py for the card; default: the model's")
-    parser.add_argument("--blind", metavar="FILE", help="metrics.json of the blind model, to stand beside it")
+    parser.add_argument(
+        "--blind", metavar="FILE", help="metrics.json of eval.py on the blind model, to stand beside it"
+    )
     parser.add_argument("--prior", metavar="FILE", help="metrics.json of eval.py --baseline prior, likewise")
     parser.add_argument("--private", action="store_true", help="only you can see it")
     parser.add_argument("--revision", help="branch to push to; it is made if it is not there")
@@ -75,7 +77,8 @@ def push_model(folder, repo, results=None, token=None, **where):
         `str`: the address of the commit, or of the repository if there was nothing to change.
 
     Raises:
-        ValueError: a bad name; no model in the folder; somebody who has only the upload would get other answers.
+        ValueError: a bad name; no model in the folder; baselines of another kind or of other questions; somebody who
+            has only the upload would get other answers.
         HubError: the Hub refuses, or cannot be reached.
     """
     from transformers.utils import logging
@@ -86,6 +89,11 @@ def push_model(folder, repo, results=None, token=None, **where):
     check_repo(repo)
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder} holds no model: there is no config.json in it")
+    training = _read_results(Path(folder) / "training.json", needed=False)
+    results = results or {}
+    metrics = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
+    results = {**results, "metrics": metrics}
+    _check_results(results)
     logging.disable_progress_bar()
     processor, model = load_model(folder)
     with tempfile.TemporaryDirectory() as staged:
@@ -93,14 +101,10 @@ def push_model(folder, repo, results=None, token=None, **where):
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
         draw_example().save(staged / "example.png")
-        training = _read_results(Path(folder) / "training.json", needed=False)
-        results = results or {}
-        metrics = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
-        _check_results({**results, "metrics": metrics})
         for name, content in (("training.json", training), ("metrics.json", metrics)):
             if content:
                 write_json(staged / name, content)
-        (staged / "README.md").write_text(model_card(repo, model.config, training, {**results, "metrics": metrics}))
+        (staged / "README.md").write_text(model_card(repo, model.config, training, results))
         check_as_stranger(staged, processor, model)
         return upload(staged, repo, token=token, **where)
 
@@ -111,11 +115,12 @@ def _check_results(results):
     for kind in ("blind", "prior"):
         baseline = results.get(kind)
         if baseline and baseline.get("run") != kind:
-            raise ValueError(f"--{kind} is of a run of {baseline.get('run')!r}, not of the {kind} baseline")
+            run = baseline.get("run", "another kind")
+            raise ValueError(f"--{kind} is of a run of {run}; give metrics.json of eval.py on the {kind} baseline")
         for name in ("dataset", "split", "questions"):
             if baseline and metrics and baseline.get(name) != metrics.get(name):
                 raise ValueError(
-                    f"--{kind} is of {name} {baseline.get(name)}, the model's metrics of {metrics.get(name)}: evaluate "
+                    f"--{kind} has {name} {baseline.get(name)}, the model's metrics have {metrics.get(name)}: evaluate "
                     "both on the same questions"
                 )
 

@@ -109,6 +109,8 @@ def test_other_weights_preprocessing_colors_or_images_are_another_cache(rows, mo
         processor.image_processor.image_mean = kept
     model.config.update({"color_levels": 2, "image_mean": kept, "image_std": kept})
     assert folders() == 5
+    model.config.image_pool_size = 2
+    assert folders() == 6
 
 
 def test_a_data_folder_that_was_moved_is_known_again(rows, model, processor, tmp_path, capsys):

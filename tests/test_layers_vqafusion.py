@@ -5,7 +5,7 @@ import torch
 from conftest import batch, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.layers_vqafusion import Dropout
+from vqafusion.layers_vqafusion import Dropout, average_grid
 
 
 def aligned(weight=0.5):
@@ -13,6 +13,19 @@ def aligned(weight=0.5):
     model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=weight, dropout=0.0)).train()
     model.vqafusion.text_model.eval()  # no dropout there either
     return model
+
+
+def test_averaging_keeps_the_cls_token():
+    states = torch.arange(17.0).view(1, 17, 1)
+    assert average_grid(states, 2)[0, :, 0].tolist() == [0.0, 3.5, 5.5, 11.5, 13.5]
+    assert average_grid(states, 4) is states
+
+
+def test_a_grid_that_could_be_taken_for_another_is_refused():
+    states = torch.randn(1, 5 + 64, 32)
+    with pytest.raises(ValueError, match="5 tokens beside its grid: take at least 3"):
+        average_grid(states, 2)
+    assert average_grid(states, 3).shape == (1, 5 + 9, 32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -102,10 +102,38 @@ class ReadTwice(nn.Module):
         return BaseModelOutput(last_hidden_state=states + self.norm(states))
 
 
+class Normed(nn.Module):
+    """A batch norm whose smallest numbers half precision cannot hold: folded, they are infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-8)
+        self.norm.running_var[0] = 0
+
+    def forward(self, pixel_values):
+        return BaseModelOutput(last_hidden_state=self.norm(self.convolution(pixel_values)))
+
+
+class Asks(Normed):
+    """It reads its batch norm's settings."""
+
+    def forward(self, pixel_values):
+        return super().forward(pixel_values / self.norm.num_features)
+
+
 def test_what_cannot_be_folded_is_left(model):
     torch.manual_seed(0)
     pixels = torch.randn(2, 3, 32, 32)
-    for encoder in (with_statistics(ReadTwice()), model.vqafusion.vision_model.eval()):
+    for encoder in (with_statistics(ReadTwice()), model.vqafusion.vision_model.eval(), Normed().half().eval()):
+        pixels = pixels.to(next(encoder.parameters()).dtype)
         before = list(encoder.modules())
         with folded(encoder, pixels):
             assert list(encoder.modules()) == before
+
+
+def test_an_encoder_that_fails_when_folded_is_as_before():
+    encoder = Asks().eval()
+    before = list(encoder.modules())
+    with pytest.raises(AttributeError), folded(encoder, torch.randn(2, 3, 32, 32)):
+        pass
+    assert list(encoder.modules()) == before and not any(module._forward_hooks for module in before)

@@ -31,6 +31,13 @@ def test_ranked_answers_are_the_models(pipe, model, processor):
     assert len(pipe(draw(), QUESTION, top_k=2)) == 2 and len(pipe(draw(), QUESTION, top_k=100)) == 6
 
 
+def test_answers_are_ranked_where_probabilities_round_to_one(pipe):
+    outputs = {"logits": torch.tensor([[20.0, 40, 25, 19, 60, 30]]), "images": [draw()]}
+    (answers,) = pipe.postprocess(outputs, top_k=3)
+    assert [answer["answer"] for answer in answers] == [pipe.model.config.id2label[i] for i in (4, 1, 5)]
+    assert [answer["score"] for answer in answers] == [1, 1, 1]
+
+
 def same(found, expected):
     """The same answers in the same order, with probabilities that agree to 1e-5."""
     found, expected = list(found), list(expected)

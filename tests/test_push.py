@@ -138,13 +138,17 @@ def test_branches_pull_requests_and_private_repositories(hub, home, saved):
 
 @pytest.mark.parametrize(
     "changed, message",
-    [({"run": "model"}, "--blind is of a run of 'model'"), ({"questions": 8}, "--blind is of questions 8")],
+    [
+        ({"run": "model"}, "--prior is of a run of model"),
+        ({"questions": 8}, "--prior has questions 8"),
+        ({"split": "t"}, "--prior has split t"),
+    ],
 )
 def test_baselines_that_are_none_are_refused(hub, home, saved, tmp_path, changed, message):
     scores = {"overall": 40.0, "per_answer_type": {"other": 40.0}, "questions": 9, "split": "s", "run": "model"}
     (tmp_path / "metrics.json").write_text(json.dumps(scores))
-    (tmp_path / "blind.json").write_text(json.dumps({**scores, "run": "blind", **changed}))
-    result = push(hub, home, saved, REPO, "--metrics", tmp_path / "metrics.json", "--blind", tmp_path / "blind.json")
+    (tmp_path / "prior.json").write_text(json.dumps({**scores, "run": "prior", **changed}))
+    result = push(hub, home, saved, REPO, "--metrics", tmp_path / "metrics.json", "--prior", tmp_path / "prior.json")
     assert result.returncode == 2 and message in result.stderr and ("model", REPO) not in hub.repos
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from test_data_prep import SPLIT, write_vqa_v2
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion import eval as evaluation
+from vqafusion.analysis.model_run import ModelRun
 from vqafusion.analysis.report import _map
 
 CHROMIUM = shutil.which("chromium")
@@ -212,11 +214,12 @@ def test_what_a_score_must_not_be_taken_for_is_said(folder, tmp_path):
     metrics = metrics_of(folder, "part")
     assert metrics["trained_on_this_split"] is metrics["chosen_on_this_split"] is True
     assert (metrics["questions"], metrics["questions_in_split"]) == (10, 24)
+    assert ModelRun.seen(SimpleNamespace(folder=tmp_path / "model"), "own", SPLIT) == {}
     for name in ("report.md", "report.html"):
         text = (folder / "part" / name).read_text()
-        assert "Only 10 of the split's 24 questions" in html.unescape(text) and "what it remembers" in text
-    assert "what it remembers" in (folder / "prior" / "report.md").read_text()  # counted on the split itself
-    assert "what it remembers" not in (folder / "run" / "report.md").read_text()
+        assert "Only 10 of the split's 24 questions" in html.unescape(text) and "what is remembered" in text
+    assert "what is remembered" in (folder / "prior" / "report.md").read_text()  # counted on the split itself
+    assert "what is remembered" not in (folder / "run" / "report.md").read_text()
 
 
 def test_an_even_map_is_drawn_as_nothing():
