@@ -61,7 +61,8 @@ def average_grid(states, size):
 
 class Dropout(nn.Dropout):
     """
-    Dropout by uniform numbers on a CPU, where torch takes four times as long to draw a yes or no for each number.
+    Dropout by uniform numbers on a CPU, where torch takes four times as long to draw a yes or no for each number,
+    unless it is Intel's.
     """
 
     def forward(self, states):
