@@ -47,6 +47,7 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
     device = torch.device("cpu")
     dtype = torch.float32
     probabilities = VqaFusionForVisualQuestionAnswering.probabilities
+    best_answers = VqaFusionForVisualQuestionAnswering.best_answers
 
     @property
     def vqafusion(self):

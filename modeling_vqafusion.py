@@ -324,6 +324,14 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         logits = _at_least_float32(logits) / self.config.answer_temperature  # in bfloat16 many would be 1
         return logits.sigmoid() if self.config.answer_loss == "bce" else logits.softmax(dim=-1)
 
+    def best_answers(self, logits, most):
+        """
+        Probabilities and labels, `(batch, most)` each, of the `most` best answers, or of all if there are fewer: best
+        first by the `(batch, answers)` logits, since probabilities may round to 1.
+        """
+        labels = logits.float().topk(min(most, logits.shape[-1])).indices
+        return self.probabilities(logits).gather(1, labels), labels
+
     def attention_map(self, output, layer=-1):
         """
         Where the question's first token (CLS), which the head reads, looked.

@@ -62,6 +62,10 @@ def folded(encoder, pixel_values):
         pixel_values: `(images, 3, height, width)`, to see what follows what, and to compare.
     """
     replaced = {}
+
+    def unfold():
+        _replace(encoder, {new: old for old, new in replaced.items()})
+
     try:
         if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
             with torch.inference_mode():
@@ -73,10 +77,10 @@ def folded(encoder, pixel_values):
             # A fifth of float16's precision for the largest; float32's own rounding adds up to a tenth of that.
             same = expected.shape == found.shape and (found - expected).abs().max() <= 1e-4 * expected.abs().max()
             if not same:  # nor if there is a NaN
-                _replace(encoder, {new: old for old, new in replaced.items()})
+                unfold()
         yield
     finally:
-        _replace(encoder, {new: old for old, new in replaced.items()})
+        unfold()
 
 
 def _in_turn(encoder, pixel_values):

@@ -126,13 +126,11 @@ class VqaFusionPipeline(Pipeline):
         return {**result, "images": [images[number] for number in inputs["image_index"].tolist()]}
 
     def postprocess(self, outputs, top_k=5, abstain_below=0.0):
-        logits = outputs["logits"].float()
-        best = logits.topk(min(top_k, logits.shape[-1])).indices  # probabilities may round to 1
-        found = self.model.probabilities(logits).gather(1, best)
+        best = self.model.best_answers(outputs["logits"], top_k)
         names = self.model.config.id2label
         results = [
             [{"score": score, "answer": names[label]} for score, label in zip(scores, labels)]
-            for scores, labels in zip(found.tolist(), best.tolist())
+            for scores, labels in zip(*(part.tolist() for part in best))
         ]
         for answers in results:
             if answers[0]["score"] < abstain_below:

@@ -154,11 +154,8 @@ def check_goes_on(folder, model_arguments, config):
     if not (Path(folder) / "config.json").exists():
         return  # FSDP's pieces, which torch compares itself
     kept = VqaFusionConfig.from_pretrained(folder)
-    apart = (
-        *ENCODERS,
-        "attn_implementation",
-        "initializer_range",
-    )  # the last two make no difference to weights that are there
+    # The last two make no difference to weights that are there.
+    apart = (*ENCODERS, "attn_implementation", "initializer_range")
     for name in ("id2label", *(name for name in vars(model_arguments) if name not in apart)):
         if getattr(kept, name) != getattr(config, name):
             was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name)}"
@@ -331,15 +328,12 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
         write_json(staged / "training.json", record(data, model_arguments, args))
         if best := best_evaluation(trainer.state, sorted(set(eval_set["answer_type"]))):
-            what = {
-                "run": "blind" if model.config.blind else "model",
-                "dataset": data.dataset,
-                "split": data.eval_split,
-            }
-            extra = {"questions": len(eval_set), "vocabulary_ceiling": most["evaluation"]}
+            kind = "blind" if model.config.blind else "model"
+            what = {"run": kind, "dataset": data.dataset, "split": data.eval_split, "questions": len(eval_set)}
             if len(eval_set) < in_split:
-                extra["questions_in_split"] = in_split
-            write_json(staged / "metrics.json", what | best | extra | {"chosen_on_this_split": True})
+                what["questions_in_split"] = in_split
+            extra = {"vocabulary_ceiling": most["evaluation"], "chosen_on_this_split": True}
+            write_json(staged / "metrics.json", what | best | extra)
         for file in staged.iterdir():
             os.replace(file, output_dir / file.name)
         staged.rmdir()

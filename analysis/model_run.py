@@ -55,9 +55,8 @@ class ModelRun:
         order = sorted(range(len(self.rows)), key=self.image_ids.__getitem__)  # each image is encoded once
         answers, names = {}, self.model.config.id2label
         for indices, logits in self._logits(order, "Answering"):
-            best = logits.float().topk(min(TOP_K, logits.shape[-1])).indices  # probabilities may round to 1
-            found = self.model.probabilities(logits.float()).gather(1, best)
-            for index, scores, labels in zip(indices, found.tolist(), best.tolist()):
+            best = self.model.best_answers(logits, TOP_K)
+            for index, scores, labels in zip(indices, *(part.tolist() for part in best)):
                 answers[index] = [{"answer": names[i], "score": s} for i, s in zip(labels, scores)]
         answers = dict(gather_object(list(answers.items())))
         return [answers[index] for index in range(len(order))]

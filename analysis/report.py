@@ -47,6 +47,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         run ([`ModelRun`], *optional*): where the answers come from; its heat maps are drawn on right answers too.
     """
     accuracy = np.array([record["accuracy"] for record in records]) / 100
+    wrong = sum("categories" in record for record in records)
     drawn = plots(metrics, confidences(records), accuracy, _history(run))
     environment = jinja2.Environment(loader=jinja2.PackageLoader("vqafusion", "analysis"), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
@@ -54,10 +55,10 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         overall_interval=interval_text(metrics["intervals"]["overall"]),
         heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
-        wrong=sum("categories" in record for record in records), notes=notes(metrics), judged=judged,
+        wrong=wrong, notes=notes(metrics), judged=judged,
         gallery=_gallery(shown(records), records, rows, run),
     )  # fmt: skip
-    for name, text in (("report.html", page), ("report.md", markdown(title, metrics))):
+    for name, text in (("report.html", page), ("report.md", markdown(title, metrics, wrong))):
         with whole_file(Path(output_dir) / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -92,8 +93,8 @@ def judged(row, wrong):
     return f"{row['failures']:,}" + (f" of {row['judged']:,}" if row["judged"] < wrong else "")
 
 
-def markdown(title, metrics):
-    """The report in Markdown: tables only."""
+def markdown(title, metrics, wrong):
+    """The report in Markdown: tables only; `wrong` is the number of failures."""
     said = " ".join([f"Official VQA accuracy in percent, {metrics['questions']:,} questions.", *notes(metrics)])
     lines = [f"# {title}", "", said, "", *_markdown_table(table(metrics))]
     if "calibration" in metrics:
@@ -107,7 +108,6 @@ def markdown(title, metrics):
                 f"- Effective reliability at a cost of 1: {row['with_threshold']:.2f} with abstention "
                 f"{below}, {row['answering_all']:.2f} without"
             )
-    wrong = max((row["judged"] for row in metrics["failures"]), default=0)
     rows = [
         [row["category"], CATEGORIES[row["category"]], judged(row, wrong), f"{row['error']:.1f}"]
         for row in metrics["failures"]

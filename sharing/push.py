@@ -90,9 +90,8 @@ def push_model(folder, repo, results=None, token=None, **where):
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder} holds no model: there is no config.json in it")
     training = _read_results(Path(folder) / "training.json", needed=False)
-    results = results or {}
-    metrics = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
-    results = {**results, "metrics": metrics}
+    results = dict(results or {})
+    results["metrics"] = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
     _check_results(results)
     logging.disable_progress_bar()
     processor, model = load_model(folder)
@@ -101,7 +100,7 @@ def push_model(folder, repo, results=None, token=None, **where):
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
         draw_example().save(staged / "example.png")
-        for name, content in (("training.json", training), ("metrics.json", metrics)):
+        for name, content in (("training.json", training), ("metrics.json", results["metrics"])):
             if content:
                 write_json(staged / name, content)
         (staged / "README.md").write_text(model_card(repo, model.config, training, results))
@@ -114,11 +113,13 @@ def _check_results(results):
     metrics = results["metrics"]
     for kind in ("blind", "prior"):
         baseline = results.get(kind)
-        if baseline and baseline.get("run") != kind:
+        if not baseline:
+            continue
+        if baseline.get("run") != kind:
             run = baseline.get("run", "another kind")
             raise ValueError(f"--{kind} is of a run of {run}; give metrics.json of eval.py on the {kind} baseline")
         for name in ("dataset", "split", "questions"):
-            if baseline and metrics and baseline.get(name) != metrics.get(name):
+            if metrics and baseline.get(name) != metrics.get(name):
                 raise ValueError(
                     f"--{kind} has {name} {baseline.get(name)}, the model's metrics have {metrics.get(name)}: evaluate "
                     "both on the same questions"
