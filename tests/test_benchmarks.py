@@ -1,9 +1,9 @@
 """The benchmark scripts run, on toy sizes, and measure what they say."""
 
 import json
-import subprocess
 import sys
 
+import forks
 from conftest import QUESTIONS, ROOT, tiny_config
 from test_data_prep import SPLIT, write_vqa_v2
 from transformers import CLIPImageProcessorPil, CLIPVisionModel, DistilBertModel
@@ -18,7 +18,7 @@ def test_encoding(tmp_path):
     (tmp_path / "questions.json").write_text(json.dumps({"questions": questions}))
     command = [sys.executable, "benchmarks/encoding.py", "--questions", tmp_path / "questions.json"]
     command += ["--sizes", "12", "--output", tmp_path / "encoding.json"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = forks.run(command, ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
     (result,) = json.loads((tmp_path / "encoding.json").read_text())
     assert result["questions"] == 12 and 0 < result["gib"] < 2 and 0 < result["allowed"] <= 100
@@ -35,7 +35,7 @@ def test_image_states(tmp_path):
     command = [sys.executable, "benchmarks/image_states.py", "--data_dir", write_vqa_v2(tmp_path / "data", images=40)]
     command += ["--split", SPLIT, "--vision_model", tmp_path / "vision", "--text_model", tmp_path / "text"]
     command += ["--rounds", "1", "--seconds", "0.1", "--steps", "1", "--batch_size", "8", "--output", tmp_path / "out"]
-    run = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = forks.run(command, ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads((tmp_path / "out").read_text())
     assert result["storing_over_bare"] > 0 and result["pixels_over_states"] > 0
@@ -44,17 +44,15 @@ def test_image_states(tmp_path):
 
 def test_questions_per_image(tmp_path):
     command = [sys.executable, "benchmarks/questions_per_image.py", "--rounds", "1", "--questions", "2"]
-    run = subprocess.run(
-        [*command, "--output", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=180
-    )
+    run = forks.run([*command, "--output", tmp_path / "out"], ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads((tmp_path / "out").read_text())
     assert result["one_image_over_separate"] > 0 and len(result["questions_per_second"]["one_image"]) == 1
 
 
-def measured(script, *arguments, output, timeout=280):
+def measured(script, *arguments, output):
     command = [sys.executable, f"benchmarks/{script}", *arguments, "--output", output]
-    run = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    run = forks.run(command, ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(output.read_text())
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import forks
 import pytest
 from conftest import ROOT, TWO_PROCESSES, draw
 from PIL import Image
@@ -34,11 +35,7 @@ TINY = {
 
 
 def run(script, *arguments, cwd=ROOT, start=(sys.executable,), **settings):
-    return subprocess.run(
-        [*start, ROOT / script, *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **settings},
-    )  # fmt: skip
+    return forks.run([*start, ROOT / script, *arguments], cwd, {**os.environ, "HF_HUB_OFFLINE": "1", **settings})
 
 
 @pytest.fixture(scope="module")

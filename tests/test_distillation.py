@@ -1,8 +1,8 @@
 """What a model learns from: the mean of its teachers' probabilities, beside the answers."""
 
-import subprocess
 from copy import copy
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_two_processes_take_turns(teachers, rows, processor, tmp_path):
     rows.save_to_disk(tmp_path / "rows")
     (tmp_path / "asking.py").write_text(ASKING)
     command = [*TWO_PROCESSES, tmp_path / "asking.py", tmp_path, str(len(ANSWERS))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = forks.run(command, ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(rows) % 2  # in the last round one has no question
     alone = teacher_probabilities(teachers[1], rows, VqaCollator(processor, len(ANSWERS)), tmp_path / "one.npy", 1)

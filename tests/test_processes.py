@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 
+import forks
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -61,10 +62,7 @@ def trained(tmp_path_factory):
 def run(processes, script, *arguments):
     several = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     command = [sys.executable, *several, ROOT / script, *arguments]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=300,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = forks.run(command, ROOT, {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

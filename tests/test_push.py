@@ -4,9 +4,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
+import forks
 import pytest
 from conftest import ROOT, draw
 from hub_server import Fault, HubServer
@@ -48,10 +48,7 @@ def hub():
 
 
 def run(command, hub, home, token=TOKEN, **environment):
-    return subprocess.run(
-        list(map(str, command)), cwd=home, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-        env=os.environ | hub.environment(token, home) | environment,
-    )  # fmt: skip
+    return forks.run(command, home, os.environ | hub.environment(token, home) | environment)
 
 
 def push(hub, home, *arguments, **more):
