@@ -19,7 +19,7 @@ from vqafusion.analysis.scores import paired_difference
 from vqafusion.analysis.summary import abstaining, summarize
 from vqafusion.analysis.words import Words
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
-from vqafusion.data_prep import check_answered, load_split, spread
+from vqafusion.data_prep import check_answered, load_split, split_size, spread
 from vqafusion.data_prep.answers import ceiling, prior_answers, vocabulary_best
 from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
@@ -190,7 +190,7 @@ def main(argv=None):
     output_dir = writable_folder(args.output_dir)
     words = Words(args.wordnet)
     rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
-    in_split, rows = len(rows), spread(rows, args.max_samples)
+    in_split, rows = split_size(rows), spread(rows, args.max_samples)
     if not any(rows["answers"]):
         return submit(args, rows, output_dir)
     check_answered(rows, args.split)

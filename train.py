@@ -20,7 +20,7 @@ from vqafusion.answer_head import answer_tokens, start_at_embeddings, start_at_f
 from vqafusion.arguments import ENCODERS, DataArguments, ModelArguments, encoder_config, json_argument
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
 from vqafusion.configuration_vqafusion import VqaFusionConfig
-from vqafusion.data_prep import check_answered, load_split, spread
+from vqafusion.data_prep import check_answered, load_split, split_size, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary, vocabulary_best
 from vqafusion.data_prep.encode import VqaCollator, encode, forget_last_use, max_encoded_length, train_tokenizer
@@ -258,7 +258,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"]))]
     if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in scores:
         raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")
-    in_split = len(eval_set)
+    in_split = split_size(eval_set)
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
     for folder in [*teachers, *([resume] if resume else [])]:

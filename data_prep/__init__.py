@@ -105,7 +105,14 @@ def drop_missing_images(rows, missing, where, skip):
     if not skip or not keep:
         raise DataError(f"{said}; --skip_missing_images goes on without their {len(rows) - len(keep)} questions")
     print(f"{said}; going on without their {len(rows) - len(keep)} questions")
-    return rows.select(keep)
+    kept = rows.select(keep)
+    kept.left_out = len(rows) - len(keep)
+    return kept
+
+
+def split_size(rows):
+    """How many questions a split has that [`load_split`] returned, with those that it left out."""
+    return len(rows) + getattr(rows, "left_out", 0)
 
 
 def check_unique(ids, total, where):

@@ -206,6 +206,16 @@ def test_a_picture_that_cannot_be_read_does_not_cost_the_report(folder, tmp_path
     assert result.returncode == 0 and (tmp_path / "out" / "report.html").is_file(), result.stderr[-2000:]
 
 
+def test_questions_left_out_are_counted(folder, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    next((tmp_path / "data" / SPLIT).iterdir()).unlink()
+    where = ("--dataset", "vqa_v2", "--data_dir", tmp_path / "data", "--split", SPLIT, "--output_dir", tmp_path / "out")
+    result = run("eval.py", "--baseline", "prior", "--train_split", SPLIT, *where, "--skip_missing_images", "True")
+    assert result.returncode == 0, result.stderr[-2000:]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["questions"] < metrics["questions_in_split"] == 24
+
+
 def test_what_a_score_must_not_be_taken_for_is_said(folder, tmp_path):
     shutil.copytree(folder / "model", tmp_path / "model")
     made = {"dataset": "vqa_v2", "train_split": SPLIT, "eval_split": SPLIT}
