@@ -61,7 +61,7 @@ def average_grid(states, size):
 
 class Dropout(nn.Dropout):
     """
-    Dropout by whole numbers on a CPU, where torch takes ten times as long to draw a yes or no for each number, unless
+    Dropout by whole numbers on a CPU, where torch takes eight times as long to draw a yes or no for each number, unless
     it is Intel's. Each random number of 64 bits is four of 16, so probabilities are multiples of 2 ** -16.
     """
 
