@@ -5,6 +5,7 @@ import json
 import tarfile
 from itertools import islice
 
+import datasets
 import pytest
 from conftest import draw
 from datasets import Dataset, Image
@@ -53,6 +54,12 @@ def write_webdataset(folder):
                         entry.size = len(data)
                         archive.addfile(entry, io.BytesIO(data))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """After each pass datasets waits five seconds for pyarrow's threads, so that they are gone when a program ends."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
 
 
 @pytest.fixture(params=[write_parquet, write_webdataset])
