@@ -57,7 +57,7 @@ def main(argv=None):
     answers = pipe(
         image, args.question, top_k=args.top_k, return_attention=bool(args.output), abstain_below=args.abstain_below
     )
-    answers[0].pop("attention", None)
+    attention = answers[0].pop("attention", None)
     overlay = answers[0].pop("overlay", None)
     if args.output:
         from vqafusion.analysis.overlay import draw_result
@@ -71,7 +71,8 @@ def main(argv=None):
         for answer in answers:
             print(f"  {answer['score']:7.2%}  {answer['answer']}")
         if args.output:
-            print(f"heat map: {args.output}")
+            nothing = "" if attention.any() else " (empty: no place in the image speaks for this answer)"
+            print(f"heat map: {args.output}{nothing}")
     return answers
 
 

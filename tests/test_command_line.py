@@ -9,6 +9,7 @@ import time
 
 import forks
 import pytest
+import torch
 from conftest import ROOT, TWO_PROCESSES, draw
 from PIL import Image
 from safetensors.torch import load_file
@@ -235,6 +236,16 @@ def in_process(capsys, *arguments, script=infer):
     except SystemExit as stop:
         code = stop.code
     return code, capsys.readouterr()
+
+
+def test_an_empty_heat_map_is_said_to_be_empty(model, processor, tmp_path, capsys):
+    torch.nn.init.zeros_(model.classifier[-1].weight)  # the answers are the bias, whatever is seen
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    draw().save(tmp_path / "image.png")
+    asked = ("--model", "model", "--image", "image.png", "--question", "is it red?", "--output", "result.png")
+    infer.main([str(tmp_path / part) if "." in part or part == "model" else part for part in asked])
+    assert "result.png (empty: no place in the image speaks for this answer)" in capsys.readouterr().out
 
 
 def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
