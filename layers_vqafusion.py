@@ -68,7 +68,7 @@ class Dropout(nn.Dropout):
     def forward(self, states):
         if not self.training or self.p in (0, 1) or states.device.type != "cpu":
             return super().forward(states)
-        numbers = torch.randint(-(2**63), 2**63 - 1, (-(-states.numel() // 4),))
+        numbers = torch.randint(-(2**63), 2**63 - 1, (-(-states.numel() // 4),), device=states.device)
         numbers = numbers.view(torch.int16)[: states.numel()].view(states.shape)
         kept = numbers >= min(round(self.p * 2**16), 2**16 - 1) - 2**15
         return states * (kept.to(states.dtype) / (1 - self.p))

@@ -101,12 +101,13 @@ def drop_missing_images(rows, missing, where, skip):
     if not missing:
         return rows
     keep = [index for index, image_id in enumerate(rows["image_id"]) if image_id not in missing]
+    left_out = len(rows) - len(keep)
     said = f"{where}: {len(missing)} images are missing, such as {min(missing)}"
     if not skip or not keep:
-        raise DataError(f"{said}; --skip_missing_images goes on without their {len(rows) - len(keep)} questions")
-    print(f"{said}; going on without their {len(rows) - len(keep)} questions")
+        raise DataError(f"{said}; --skip_missing_images goes on without their {left_out} questions")
+    print(f"{said}; going on without their {left_out} questions")
     kept = rows.select(keep)
-    kept.left_out = len(rows) - len(keep)
+    kept.left_out = left_out
     return kept
 
 

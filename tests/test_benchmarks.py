@@ -18,7 +18,7 @@ def test_encoding(tmp_path):
     (tmp_path / "questions.json").write_text(json.dumps({"questions": questions}))
     command = [sys.executable, "benchmarks/encoding.py", "--questions", tmp_path / "questions.json"]
     command += ["--sizes", "12", "--output", tmp_path / "encoding.json"]
-    run = forks.run(command, ROOT)
+    run = forks.run(command, ROOT, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
     (result,) = json.loads((tmp_path / "encoding.json").read_text())
     assert result["questions"] == 12 and 0 < result["gib"] < 2 and 0 < result["allowed"] <= 100
@@ -35,7 +35,7 @@ def test_image_states(tmp_path):
     command = [sys.executable, "benchmarks/image_states.py", "--data_dir", write_vqa_v2(tmp_path / "data", images=40)]
     command += ["--split", SPLIT, "--vision_model", tmp_path / "vision", "--text_model", tmp_path / "text"]
     command += ["--rounds", "1", "--seconds", "0.1", "--steps", "1", "--batch_size", "8", "--output", tmp_path / "out"]
-    run = forks.run(command, ROOT)
+    run = forks.run(command, ROOT, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads((tmp_path / "out").read_text())
     assert result["storing_over_bare"] > 0 and result["pixels_over_states"] > 0
@@ -44,7 +44,7 @@ def test_image_states(tmp_path):
 
 def test_questions_per_image(tmp_path):
     command = [sys.executable, "benchmarks/questions_per_image.py", "--rounds", "1", "--questions", "2"]
-    run = forks.run([*command, "--output", tmp_path / "out"], ROOT)
+    run = forks.run([*command, "--output", tmp_path / "out"], ROOT, timeout=180)
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads((tmp_path / "out").read_text())
     assert result["one_image_over_separate"] > 0 and len(result["questions_per_second"]["one_image"]) == 1
@@ -52,7 +52,7 @@ def test_questions_per_image(tmp_path):
 
 def measured(script, *arguments, output):
     command = [sys.executable, f"benchmarks/{script}", *arguments, "--output", output]
-    run = forks.run(command, ROOT)
+    run = forks.run(command, ROOT, timeout=280)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(output.read_text())
 

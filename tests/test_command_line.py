@@ -243,9 +243,9 @@ def test_an_empty_heat_map_is_said_to_be_empty(model, processor, tmp_path, capsy
     for part in (model, processor):
         part.save_pretrained(tmp_path / "model")
     draw().save(tmp_path / "image.png")
-    asked = ("--model", "model", "--image", "image.png", "--question", "is it red?", "--output", "result.png")
-    infer.main([str(tmp_path / part) if "." in part or part == "model" else part for part in asked])
-    assert "result.png (empty: no place in the image speaks for this answer)" in capsys.readouterr().out
+    where = ("--model", tmp_path / "model", "--image", tmp_path / "image.png", "--output", tmp_path / "result.png")
+    _, printed = in_process(capsys, *where, "--question", "is it red?")
+    assert "result.png (empty: no place in the image speaks for this answer)" in printed.out
 
 
 def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
