@@ -55,6 +55,11 @@ class VqaFusionConfig(PreTrainedConfig):
 
     model_type = "vqafusion"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    # `Trainer` would gather them all beside the logits.
+    keys_to_ignore_at_inference = [
+        "pooler_output", "question_states", "image_states", "match", "shown", "alignment",
+        "question_to_image_attentions", "image_to_question_attentions",
+    ]  # fmt: skip
     has_no_defaults_at_init = True  # `to_diff_dict` must not build a default one: the encoders differ
 
     def __init__(

@@ -47,6 +47,7 @@ def main(argv=None):
     _check_installed()
     writable_folder(output.parent)
     processor, model = load_model(args.model)
+    model = model.float()  # whatever it was saved in
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         folder = Path(folder) / "export"
         export_onnx(model, processor, folder, args.int8)

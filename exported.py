@@ -13,6 +13,7 @@ from .modeling_vqafusion import (
     VqaFusionForVisualQuestionAnswering,
     VqaFusionOutput,
     VqaFusionPreTrainedModel,
+    image_of_each,
 )
 
 VISION, FUSION, EXPORT = "vision.onnx", "fusion.onnx", "export.json"
@@ -83,7 +84,9 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
         if image_states is None:
             image_states = self.encode_image(pixel_values)
         if image_index is None:
-            image_index = torch.arange(len(input_ids)) % len(image_states)
+            image_index = image_of_each(len(input_ids), len(image_states))
+        elif not ((image_index >= 0) & (image_index < len(image_states))).all():
+            raise ValueError(f"image_index must be from 0 to {len(image_states) - 1}: {image_index.tolist()}")
         return VqaFusionOutput(
             logits=self._run(
                 FUSION,

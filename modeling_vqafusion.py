@@ -1,9 +1,7 @@
 """VQAFusion: a vision and a text encoder, joined by cross-attention in both directions, and an answer head."""
 
-import shutil
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,8 +12,6 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
 from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, average_grid, color_histograms
-
-HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
 
 
 @dataclass
@@ -75,16 +71,11 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
         As in transformers, and with what makes the folder work by itself: the code files, and in the configuration
         the classes behind the Auto classes and the pipeline.
         """
-        push = kwargs.pop("push_to_hub", False)  # transformers would send what is there before the code is
-        known = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr")
-        hub = {name: kwargs.pop(name) for name in known if name in kwargs}
+        # transformers takes along what it finds imported in this text, here and where a Hub user loads the model.
+        from .pipeline_vqafusion import VqaFusionPipeline  # noqa: F401
+
         self.config.name_hub_classes()
         super().save_pretrained(save_directory, **kwargs)
-        for name in HUB_FILES:
-            if Path(__file__).with_name(name).exists():  # a Hub user who loaded the model only has not all of them
-                shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
-        if push:
-            self.push_to_hub(**{"repo_id": Path(save_directory).name, "token": kwargs.get("token"), **hub})
 
 
 class VqaFusionModel(VqaFusionPreTrainedModel):
@@ -125,6 +116,9 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
     def get_input_embeddings(self):
         return self.text_model.get_input_embeddings()
 
+    def set_input_embeddings(self, value):
+        self.text_model.set_input_embeddings(value)
+
     def encode_image(self, pixel_values):
         """
         Run the vision encoder. Its states depend on nothing else, so they can be stored and given back as
@@ -139,9 +133,11 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             `config.image_pool_size`, [`average_grid`] makes fewer of them.
 
         Raises:
-            ValueError: a grid that is not square, or one that [`average_grid`] refuses.
+            ValueError: an image or a grid that is not square, or a grid that [`average_grid`] refuses.
         """
         config = self.config
+        if pixel_values.shape[-2] != pixel_values.shape[-1]:  # the grid's sides could not be told from its patches
+            raise ValueError(f"images must be square for the vision encoder, not {tuple(pixel_values.shape[-2:])}")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
             states = self.vision_model(pixel_values.to(self.dtype)).last_hidden_state
         if states.dim() == 4:
@@ -166,7 +162,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         """
         Args:
             input_ids: `(batch, question)`.
-            attention_mask: `(batch, question)`, 0 on padding; no padding if absent.
+            attention_mask: `(batch, question)`, 0 on padding, which comes last; no padding if absent.
             pixel_values: `(images, 3, height, width)`, or
             image_states: `(images, patches, vision width)` from [`~VqaFusionModel.encode_image`].
             image_index: `(batch,)`, which image each question is about. An image is then encoded once for all
@@ -225,9 +221,8 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             image_states = self.encode_image(pixel_values)
         images = image_states.shape[0]  # not len(), which would make it a constant of an exported model
         if image_index is None:
-            if images not in (1, batch):
-                raise ValueError(f"{batch} questions about {images} images: say which with image_index")
-            image_index = torch.arange(batch, device=image_states.device) % images
+            image_index = image_of_each(batch, images).to(image_states.device)
+        image_index = image_index.long()
         states = image_states.to(self.dtype)
         if self.color_projection is None:
             return self.image_projection(states), image_index
@@ -290,7 +285,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
     ):
         """
         Args:
-            labels: `(batch, answers)` soft targets between 0 and 1, or `(batch,)` answer ids.
+            labels: `(batch, answers)` soft targets between 0 and 1, or `(batch,)` answer ids, -100 for none.
             The others are those of [`VqaFusionModel`].
 
         Returns:
@@ -311,13 +306,14 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""
         logits = _at_least_float32(logits)  # the sum over the answers of a batch goes beyond float16
         if labels.dim() == 1:
-            labels = F.one_hot(labels, logits.shape[-1])
+            known = labels >= 0  # as everywhere in transformers, -100 adds no loss
+            logits, labels = logits[known], F.one_hot(labels[known].long(), logits.shape[-1])
         labels = labels.to(logits.dtype)
         if self.config.answer_loss == "bce":
-            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / max(len(logits), 1)
         # A question none of whose answers is in the vocabulary has no target and adds no loss.
         targets = labels / labels.sum(dim=-1, keepdim=True).clamp_min(1e-6)
-        return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+        return -(targets * logits.log_softmax(dim=-1)).sum() / max(len(logits), 1)
 
     def probabilities(self, logits):
         """`(batch, answers)`: sigmoid or softmax, as it was trained, of the logits over `config.answer_temperature`."""
@@ -354,6 +350,13 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         return (grid / grid.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
 
 
+def image_of_each(questions, images):
+    """Of so many questions, `(questions,)`; `ValueError` unless there is one image for each or one for all."""
+    if images not in (1, questions):
+        raise ValueError(f"{questions} questions about {images} images: say which with image_index")
+    return torch.arange(questions) % images
+
+
 def _project(width, config):
     return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
 
@@ -366,6 +369,9 @@ def _load_tower(name, tower, kwargs):
     kwargs = dict(kwargs or {})
     config = AutoConfig.from_pretrained(name, **kwargs)
     config = getattr(config, tower, config)
-    dtype = kwargs.pop("dtype", torch.float32)
     config.update({key: kwargs.pop(key) for key in list(kwargs) if hasattr(config, key)})
-    return AutoModel.from_pretrained(name, config=config, dtype=dtype, **kwargs)
+    return AutoModel.from_pretrained(name, **{**kwargs, "config": config, "dtype": torch.float32})
+
+
+VqaFusionModel.register_for_auto_class("AutoModel")
+VqaFusionForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")

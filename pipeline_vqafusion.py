@@ -1,6 +1,7 @@
 """The pipeline `visual-question-answering`: image and question to ranked answers, and where the model looked."""
 
 import os
+from itertools import islice
 from math import isqrt
 
 import numpy as np
@@ -69,7 +70,8 @@ class VqaFusionPipeline(Pipeline):
             abstain_below (`float`): where the best answer's probability is below it, "not sure" stands before the
                 answers, with the probability that the best answer is wrong. Fit the temperature first (`eval.py`).
             batch_size (`int`): images per forward pass, 1 by default. Questions that follow one another about the
-                same image go together, and it is encoded once for them.
+                same image go together, and it is encoded once for them; not those of a generator, whose questions
+                are answered as they come, and which may fill the same picture anew.
 
         Returns:
             `[{"score": float, "answer": str}, ...]`, best first; a list of such lists for a list of images or
@@ -86,9 +88,10 @@ class VqaFusionPipeline(Pipeline):
                 "several questions about several images need the images as a list; for a question of its own about "
                 "each image, give dictionaries with `image` and `question`, or the data set itself"
             )
-        images = images if in_memory else map(_held, images)
+        as_they_come = not hasattr(images, "__len__")
+        images = map(_held, images) if as_they_come else images
         pairs = map(_pair, images) if question is None else ((one, asked) for one in images for asked in questions)
-        batches = _batches(pairs, batch_size or self._batch_size or 1)
+        batches = _batches(pairs, batch_size or self._batch_size or 1, as_they_come)
         kwargs["batch_size"] = 1  # of these batches; else transformers would batch them once more
         if not in_memory:
             return (answers for batch in super().__call__(batches, **kwargs) for answers in batch)
@@ -158,19 +161,23 @@ def _pair(inputs):
 
 
 def _held(image):
-    """As it is now, of a generator that may fill the same array with its next image, as videos are read."""
+    """As it is now, of a generator that may fill the same picture with its next one, as videos are read."""
     if isinstance(image, dict) and "image" in image:
         return {**image, "image": _held(image["image"])}
     if isinstance(image, torch.Tensor):
         return image.clone()
-    return image.copy() if isinstance(image, np.ndarray) else image
+    return image.copy() if isinstance(image, (np.ndarray, Image.Image)) else image
 
 
-def _batches(pairs, images):
+def _batches(pairs, images, as_they_come):
     """
     Lists of up to `images` entries `(image, questions)`; questions about the same image that follow one another stand
-    in one entry.
+    in one entry. `as_they_come`, each has an entry of its own, and none waits for the image after the last one.
     """
+    if as_they_come:
+        entries = ((image, [question]) for image, question in pairs)
+        yield from iter(lambda: list(islice(entries, images)), [])
+        return
     batch = []
     for image, question in pairs:
         if batch and _same(batch[-1][0], image) and len(batch[-1][1]) < QUESTIONS_PER_PASS:

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _TURNS = {
@@ -20,6 +20,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 MAX_PIXELS = 100_000_000  # a photo of 100 megapixels is real, 30,000 x 30,000 is a decompression bomb
+
+
+class VqaFusionProcessorKwargs(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
 
 
 class VqaFusionProcessor(ProcessorMixin):
@@ -32,6 +36,8 @@ class VqaFusionProcessor(ProcessorMixin):
     """
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        if tokenizer is not None:
+            tokenizer.padding_side = "right"  # the head reads the first token
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def __call__(self, images=None, text=None, return_tensors="pt", **kwargs):
@@ -39,7 +45,8 @@ class VqaFusionProcessor(ProcessorMixin):
         Args:
             images: one or a list of what [`load_image`] takes.
             text (`str` or `list[str]`): the questions.
-            kwargs: for the tokenizer, such as `max_length`.
+            kwargs: for the tokenizer, such as `max_length`, and for the image processor, such as `do_rescale`; or
+                `text_kwargs` and `images_kwargs` of them, as transformers' processors have.
 
         Returns:
             `BatchFeature` with `pixel_values` `(images, 3, height, width)` and `input_ids`, `attention_mask`
@@ -50,16 +57,15 @@ class VqaFusionProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("give images, text, or both")
+        kwargs = self._merge_kwargs(VqaFusionProcessorKwargs, return_tensors=return_tensors, **kwargs)
         features = {}
         if text is not None:
-            features.update(
-                self.tokenizer(text, return_tensors=return_tensors, **{"padding": True, "truncation": True, **kwargs})
-            )
+            features.update(self.tokenizer(text, **kwargs["text_kwargs"]))
             features.pop("token_type_ids", None)
         if images is not None:
             images = images if isinstance(images, (list, tuple)) else [images]
             loaded = [load_image(image) for image in images]
-            features.update(self.image_processor(images=loaded, return_tensors=return_tensors))
+            features.update(self.image_processor(images=loaded, **kwargs["images_kwargs"]))
         return BatchFeature(features)
 
     @property
@@ -114,6 +120,8 @@ def load_image(source):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = source if isinstance(source, Image.Image) else _open(source)
+            if not image.width * image.height:
+                raise ValueError(f"{name}: an image of {image.width} x {image.height} pixels shows nothing")
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
                     f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller"
@@ -146,8 +154,9 @@ def _open(source):
                 return _open_file(io.BytesIO(base64.b64decode("".join(source.split()), validate=True)))
         return _open_file(source)
     array = np.asarray(source)
-    if array.dtype != np.uint8:
-        raise ValueError(f"an array given as image must be uint8 (height, width[, channels]), not {array.dtype}")
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        found = f"{array.dtype} {array.shape}"
+        raise ValueError(f"an array given as image must be uint8 (height, width[, channels]), not {found}")
     return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
 
 

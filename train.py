@@ -31,7 +31,7 @@ from vqafusion.distillation import teacher_probabilities
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.processing_vqafusion import VqaFusionProcessor
+from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
 
 TEACHERS = "teachers"  # below the output folder
@@ -72,6 +72,7 @@ def build(data, model_arguments, train_set):
             vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion(image_processor)
         )
         model = VqaFusionForVisualQuestionAnswering(config)
+    tokenizer.model_max_length = max_question_length(model.config, tokenizer)  # some name none
     return VqaFusionProcessor(image_processor, tokenizer), model
 
 

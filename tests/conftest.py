@@ -15,6 +15,7 @@ from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering, VqaF
 from vqafusion.data_prep.encode import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
+HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
 ANSWERS = ["yes", "no", "red", "blue", "circle", "2"]
 COLORS = {"color_levels": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}  # of a model's configuration
 QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", "how many shapes are there?"]

@@ -60,6 +60,25 @@ def test_logits_are_those_of_pytorch(models, questions, images):
     assert (rough - expected).abs().max() < 0.2 * expected.std()
 
 
+def test_unclear_which_image_is_asked_about(models):
+    processor, model = models["onnx"]
+    features = inputs(processor, QUESTIONS, ["red", "blue"])
+    for index, message in ((None, "3 questions about 2 images"), (torch.tensor([0, 1, 2]), "from 0 to 1")):
+        with pytest.raises(ValueError, match=message):
+            model(**features | {"image_index": index})
+
+
+def test_a_model_in_half_precision_is_exported(folders, tmp_path):
+    processor, model = load_model(str(folders / "torch"))
+    model.half().save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    export.main([str(tmp_path / "half"), str(tmp_path / "onnx")])
+    features = inputs(processor, QUESTIONS[:1], ["red"])
+    with torch.inference_mode():
+        expected = model.float()(**features).logits
+    assert torch.allclose(load_model(str(tmp_path / "onnx"))[1](**features).logits, expected, atol=1e-5)
+
+
 def test_states_of_an_image_serve_later_questions(models):
     processor, model = models["onnx"]
     features = inputs(processor, QUESTIONS, ["red"])

@@ -6,12 +6,20 @@ import sys
 
 import pytest
 import torch
-from conftest import COLORS, ROOT, batch, draw, tiny_config
-from transformers import AutoModel, CLIPConfig, CLIPModel, DistilBertModel, EfficientNetConfig, ResNetConfig
+from conftest import COLORS, HUB_FILES, ROOT, batch, draw, tiny_config
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    DistilBertModel,
+    EfficientNetConfig,
+    ResNetConfig,
+    Trainer,
+    TrainingArguments,
+)  # fmt: skip
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
 from vqafusion.arguments import ModelArguments
-from vqafusion.modeling_vqafusion import HUB_FILES
 
 
 def test_shapes(model):
@@ -124,6 +132,11 @@ def test_counts_must_match(model):
         model(**batch(3, images=2))
 
 
+def test_pictures_that_are_not_square_are_refused(model):
+    with pytest.raises(ValueError, match="square"):
+        model.vqafusion.encode_image(torch.zeros(1, 3, 32, 64))
+
+
 def test_grid_encoders_and_pooling():
     grid = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")
     for size, patches in ((None, 64), (4, 16)):
@@ -189,6 +202,10 @@ def test_losses():
     assert torch.allclose(ce.answer_loss(logits, labels), expected, atol=1e-5)
     hard = torch.nn.functional.cross_entropy(logits, torch.tensor([3, 1]))
     assert torch.allclose(ce.answer_loss(logits, torch.tensor([3, 1])), hard, atol=1e-5)
+    for model in (bce, ce):
+        partly = model.answer_loss(logits, torch.tensor([3, -100], dtype=torch.int32))
+        assert torch.allclose(partly, model.answer_loss(logits[:1], torch.tensor([3])))
+        assert model.answer_loss(logits, torch.tensor([-100, -100])) == 0
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model):
@@ -270,6 +287,22 @@ def test_dtype_and_determinism(model, saved):
     assert not any(parameter.requires_grad for parameter in again.vqafusion.vision_model.parameters())
 
 
+def test_words_may_be_added(model, tmp_path):
+    words = model.get_input_embeddings().num_embeddings
+    expected = model(**batch()).logits
+    model.resize_token_embeddings(words + 10)
+    model.save_pretrained(tmp_path)
+    again = VqaFusionForVisualQuestionAnswering.from_pretrained(tmp_path).eval()
+    assert again.get_input_embeddings().num_embeddings == again.config.text_config.vocab_size == words + 10
+    assert torch.allclose(again(**batch()).logits, expected)
+
+
+def test_a_plain_trainer_gathers_the_logits_only(model, processor, tmp_path):
+    rows = [{**{k: v[0] for k, v in batch().items()}, "labels": torch.tensor(1)}] * 4
+    trainer = Trainer(model, TrainingArguments(tmp_path, report_to="none", use_cpu=True))
+    assert trainer.predict(rows).predictions.shape == (4, 6)
+
+
 STRANGER = """
 import json, sys
 try:
@@ -292,6 +325,9 @@ assert torch.allclose(output.question_states, fused.question_states, atol=1e-6)
 answers = pipeline("visual-question-answering", model=folder, **code)(image="image.png", question=sys.argv[2], top_k=3)
 unnamed = pipeline(model=folder, **code)(image="image.png", question=sys.argv[2], top_k=3)
 assert answers == unnamed
+model.save_pretrained("again")  # as one who has trained it further
+processor.save_pretrained("again")
+assert pipeline(model="again", **code)(image="image.png", question=sys.argv[2], top_k=3) == answers
 print(json.dumps({"type": config.model_type, "logits": output.logits.tolist(), "answers": answers}))
 """
 

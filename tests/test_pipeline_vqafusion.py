@@ -65,19 +65,36 @@ def test_batches_may_be_asked_for_when_the_pipeline_is_made(pipe, model, process
         same(batched((image for image in images), QUESTION), expected)
 
 
-@pytest.mark.parametrize("kind", [np.array, lambda image: torch.from_numpy(np.array(image))])
-def test_a_generator_may_fill_one_array_again_and_again(pipe, kind):
+@pytest.mark.parametrize("kind", ["array", "tensor", "PIL image", "file"])
+def test_a_generator_may_fill_one_picture_again_and_again(pipe, kind, tmp_path):
     images = [draw(color) for color in ("red", "blue", "gray")]
 
     def frames():
-        frame = kind(images[0])
+        array = np.array(images[0])
+        frame = {"array": array, "tensor": torch.from_numpy(array), "PIL image": draw(), "file": tmp_path / "frame.png"}
         for image in images:
-            frame[:] = kind(image)
-            yield frame
+            array[:] = np.array(image)
+            frame["PIL image"].paste(image)
+            image.save(frame["file"])
+            yield frame[kind]
 
     expected = [pipe(image, QUESTION) for image in images]
-    same(pipe(frames(), QUESTION, batch_size=2), expected)
-    same(pipe(({"image": frame, "question": QUESTION} for frame in frames()), batch_size=2), expected)
+    for size in (1,) if kind == "file" else (1, 2):  # of a batch, files are opened together
+        same(pipe(frames(), QUESTION, batch_size=size), expected)
+        same(pipe(({"image": frame, "question": QUESTION} for frame in frames()), batch_size=size), expected)
+
+
+def test_a_generator_is_answered_as_it_comes(pipe):
+    asked = []
+
+    def requests():
+        picture = draw()
+        for number in range(9):
+            asked.append(number)
+            yield {"image": picture, "question": f"how many {number}?"}
+
+    for number, answers in enumerate(pipe(requests()), start=1):
+        assert answers == pipe(draw(), f"how many {number - 1}?") and len(asked) == number
 
 
 def test_images_and_questions_multiply(pipe):

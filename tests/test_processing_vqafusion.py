@@ -1,6 +1,7 @@
 """Images of every kind, broken ones, and the part of the picture that the model sees."""
 
 import base64
+import copy
 import functools
 import http.server
 import io
@@ -10,6 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +109,12 @@ def test_missing_files_and_folders(tmp_path):
         load_image(tmp_path)
 
 
+@pytest.mark.parametrize("picture", [np.zeros(140, np.uint8), np.zeros((4, 4)), Image.new("RGB", (0, 0))])
+def test_what_is_no_picture_is_refused(picture):
+    with pytest.raises(ValueError, match="uint8|shows nothing"):
+        load_image(picture)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=64), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "GIF", "BMP"]))
 def test_rubbish_is_refused_or_read_but_never_anything_else(junk, position, kind):
@@ -124,6 +132,24 @@ def test_batch(processor):
     assert batch["input_ids"].shape == batch["attention_mask"].shape and batch["attention_mask"][0].min() == 0
     with pytest.raises(ValueError, match="images, text"):
         processor()
+
+
+def test_arguments_reach_the_image_processor_and_the_tokenizer(processor):
+    image, text = draw(), "how many?"
+    plain = processor(images=image)["pixel_values"]
+    for arguments in ({"do_rescale": False}, {"images_kwargs": {"do_rescale": False}}):
+        assert torch.allclose(plain * 255 > 127, processor(images=image, **arguments)["pixel_values"] > 127)
+        assert not torch.allclose(plain, processor(images=image, text=text, **arguments)["pixel_values"])
+    for arguments in ({"padding": "max_length", "max_length": 12}, {}):
+        for way in (arguments, {"text_kwargs": arguments}):
+            assert processor(text=text, **way)["input_ids"].shape == (1, 12 if arguments else 5)
+
+
+def test_padding_comes_last_whatever_the_tokenizer_does(processor):
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.padding_side = "left"
+    mask = VqaFusionProcessor(processor.image_processor, tokenizer)(text=["what?", "how many?"])["attention_mask"]
+    assert mask[:, 0].all() and not mask.all()
 
 
 def test_visible_box(processor):

@@ -8,13 +8,12 @@ import sys
 
 import forks
 import pytest
-from conftest import ROOT, draw
+from conftest import HUB_FILES, ROOT, draw
 from hub_server import Fault, HubServer
 from test_command_line import TINY
 from test_data_prep import write_vqa_v2
 
 from vqafusion.loading import load_model
-from vqafusion.modeling_vqafusion import HUB_FILES
 from vqafusion.sharing.push import check_as_stranger, check_repo
 
 REPO, TOKEN = "alice/tiny", "hf_alice"
