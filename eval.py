@@ -22,7 +22,7 @@ from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, wr
 from vqafusion.data_prep import check_answered, load_split, split_size, spread
 from vqafusion.data_prep.answers import ceiling, prior_answers, vocabulary_best
 from vqafusion.loading import load_model
-from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, answer_text
 
 EXPLAINED = ("categories", "heat_map", "blind")  # what failures.jsonl has beyond the records of all questions
 
@@ -116,7 +116,10 @@ def read_baselines(args, rows):
 def answer(args, rows):
     """Ranked answers of every row, and the model's run (None of a baseline or of another system)."""
     if args.predictions:
-        return read_predictions(args.predictions, rows["question_id"]), None
+        ranked = read_predictions(args.predictions, rows["question_id"])
+        if args.dataset == "own":  # whose human answers are normalised as well
+            ranked = [[best | {"answer": answer_text(best["answer"])}] for (best,) in ranked]
+        return ranked, None
     if args.baseline:
         train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
         check_answered(train_rows, args.train_split)
@@ -224,6 +227,12 @@ def main(argv=None):
     write_report(output_dir, title, metrics, records, rows, run)
     if args.fit_temperature:
         run.save_temperature()
+        print(
+            "\ntemperature {temperature:.2f}, kept in the model's folder; calibration error on {questions} questions about "
+            "images that it was not fitted on: {error_at_1:.2f} % at temperature 1, {error:.2f} % at this one".format(
+                **run.extra["temperature"]
+            )
+        )
     print_table(metrics)
     print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, failures.jsonl and more beside it")
     if args.open:

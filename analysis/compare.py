@@ -41,7 +41,7 @@ def main(argv=None):
         return
     print(f"A: {args.run_a}\nB: {args.run_b}\n\n{'':<12}{'A':>8}{'B':>8}{'A − B':>8}   95 % interval          p")
     for kind, row in rows.items():
-        interval = "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "of one image only"
+        interval = "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "of too few images"
         numbers = f"{row['a']:>8.2f}{row['b']:>8.2f}{row['difference']:>+8.2f}"
         print(f"{kind:<12}{numbers}   {interval:<20}{row['p_value']:>8.4f}")
 

@@ -71,7 +71,8 @@ def _by_type(metrics):
             reach = np.abs(np.array([edge or (np.nan, np.nan) for edge in edges]).T - values)
             place = np.arange(len(kinds)) + (number - (len(rows) - 1) / 2) * width
             axes.bar(place, values, width * 0.92, yerr=reach, color=COLOURS[name], label=name, ecolor=_INK, capsize=2)
-        axes.set_xticks(range(len(kinds)), kinds)
+        turned = {"rotation": 30, "ha": "right"} if len(kinds) > 5 else {}
+        axes.set_xticks(range(len(kinds)), kinds, **turned)
         axes.set_ylabel("official accuracy, %")
         axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
 

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..command_line import whole_file
-from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, normalize_answer, question_score
+from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, answer_text, question_score
 
 RECORDS = "answers.jsonl"
 _FROM_ROW = ("question_id", "image_id", "question", "question_type", "answer_type", "answers")
@@ -31,7 +31,7 @@ def make_records(rows, ranked):
             ranked=candidates,
             accuracy=round(scores[0], 2),
             top_accuracy=round(max(scores), 2),
-            exact=normalize_answer(candidates[0]["answer"]) == most_common_answer(record["answers"]),
+            exact=answer_text(candidates[0]["answer"]) == most_common_answer(record["answers"]),
         )
         records.append(record)
     return records
@@ -39,7 +39,7 @@ def make_records(rows, ranked):
 
 def most_common_answer(answers):
     """The most frequent human answer (the first of several), as the metric's normaliser writes it."""
-    return Counter(map(normalize_answer, answers)).most_common(1)[0][0]
+    return Counter(map(answer_text, answers)).most_common(1)[0][0]
 
 
 def confidences(records):

@@ -64,7 +64,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
 
 
 def interval_text(interval):
-    """`[low, high]`, or None where one image tells nothing about others."""
+    """`[low, high]`, or None where too few images tell nothing about others."""
     return "{:.2f} to {:.2f}".format(*interval) if interval else "–"
 
 

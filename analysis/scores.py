@@ -3,6 +3,7 @@
 import numpy as np
 
 RESAMPLES = 2000
+MIN_IMAGES = 10  # of 5, a 95 % interval holds the mean in 58 to 69 % of the cases, of 20 in 84 %, of 200 in 95 %
 _ROWS = 200  # resamples drawn at a time, so that memory does not grow with their number
 
 
@@ -17,13 +18,13 @@ def bootstrap_interval(values, images, resamples=RESAMPLES, level=0.95, seed=0):
         resamples (`int`), level (`float`), seed (`int`)
 
     Returns:
-        `(low, high)`: the interval of the mean; None where there is one image only, which tells nothing about others.
+        `(low, high)`: the interval of the mean; None of fewer than `MIN_IMAGES` images, which tell little about others.
 
     Raises:
         ValueError: no values, or lists of unequal length.
     """
     totals, counts = _by_image(values, images)
-    if len(totals) < 2:
+    if len(totals) < MIN_IMAGES:
         return None
     rng, draws = np.random.default_rng(seed), len(totals)
     means = []

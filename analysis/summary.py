@@ -18,7 +18,7 @@ def summarize(records):
     Returns:
         dict, in percent: `overall`, `per_answer_type`, `per_question_type` (and how many questions each has), `top_5`
         where there are so many answers, and `exact_match`; `intervals`, 95 % over images, of all these, None of what
-        is about one image only; where the run has probabilities, `calibration`, on the half of the images on which no
+        is about too few images; where the run has probabilities, `calibration`, on the half of the images on which no
         temperature is fitted, and `abstention`; `questions`.
     """
     accuracy = np.array([record["accuracy"] for record in records])
@@ -52,6 +52,8 @@ def notes(metrics):
         found.append(
             f"Only {metrics['questions']:,} of the split's {metrics['questions_in_split']:,} questions were asked."
         )
+    if metrics.get("dataset") in ("own", "hub"):
+        found.append("Up to five human answers to a question are repeated until there are ten or more.")
     if metrics.get("trained_on_this_split"):
         found.append("A split of this name was trained on, or counted: if it is the same, this is what is remembered.")
     if metrics.get("chosen_on_this_split"):

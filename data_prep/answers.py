@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer, question_score, soft_scores
+from ..metrics.vqa_accuracy.vqa_accuracy import answer_text, normalize_answer, question_score, soft_scores
 
 
 def build_vocabulary(answers, size):
@@ -25,8 +25,7 @@ def build_vocabulary(answers, size):
     """
     if size < 1:
         raise ValueError(f"the vocabulary must hold at least 1 answer, not {size}")
-    counts = Counter(normalize_answer(answer) for group in answers for answer in group)
-    counts.pop("", None)
+    counts = Counter(answer for group in answers for answer in _written(group))
     if not counts:
         raise ValueError("the training split holds no answers, so there is no vocabulary to build")
     return [answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]]
@@ -49,7 +48,7 @@ def read_vocabulary(file):
         raise ValueError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{file} must be a JSON list of answers")
-    return list(dict.fromkeys(normalize_answer(answer) for answer in answers))
+    return list(dict.fromkeys(answer_text(answer) for answer in answers))
 
 
 def vocabulary_best(rows, names):
@@ -95,12 +94,20 @@ def prior_answers(train_rows, rows, top_k):
     """
     counts, overall = defaultdict(Counter), Counter()
     for question_type, answers in zip(train_rows["question_type"], train_rows["answers"]):
-        normalized = [normalize_answer(answer) for answer in answers]
-        counts[question_type].update(normalized)
-        overall.update(normalized)
+        counts[question_type].update(_written(answers))
+        overall.update(_written(answers))
     ranked = {kind: [answer for answer, _ in counter.most_common(top_k)] for kind, counter in counts.items()}
     fallback = [answer for answer, _ in overall.most_common(top_k)]
-    return [ranked.get(kind, fallback) for kind in rows["question_type"]]
+    return [ranked.get(kind) or fallback for kind in rows["question_type"]]
+
+
+def _written(answers):
+    """
+    The answers of one question, normalised. One that would be left empty, such as "A", counts only where nobody says
+    anything else, which the metric compares as it is written.
+    """
+    written = map(answer_text if len(set(answers)) == 1 else normalize_answer, answers)
+    return [answer for answer in written if answer]
 
 
 def soft_targets(answers, label2id):
@@ -115,7 +122,7 @@ def soft_targets(answers, label2id):
     found = {}
     for answer, score in soft_scores(answers).items():
         # Where all humans agree, the metric compares raw strings; the vocabulary is normalised.
-        label = label2id.get(answer, label2id.get(normalize_answer(answer)))
+        label = label2id.get(answer, label2id.get(answer_text(answer)))
         if label is not None and score > 0:
             found[label] = max(score, found.get(label, 0.0))
     return list(found), list(found.values())

@@ -18,7 +18,8 @@ def load(name, split):
     Args:
         name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`), or
             of WebDataset archives (`train-*.tar`), a picture and a `json` of the other columns for each question. It
-            has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`), and, as the
+            has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`) or
+            `answer`, and, as the
             common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`; or
             `provenance`. Fewer than ten answers go through [`ten_answers`].
         split (`str`): one of its splits.
@@ -35,6 +36,8 @@ def load(name, split):
         for column in set(PICTURES) & set(rows.column_names):
             rows = rows.cast_column(column, Image(decode=False))
         rows = rows.map(unfold, remove_columns=rows.column_names, desc="Reading samples")
+    if "answer" in rows.column_names and "answers" not in rows.column_names:
+        rows = rows.rename_column("answer", "answers")
     lacking = [column for column in NEEDED if column not in rows.column_names]
     if lacking:
         raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(rows.column_names)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
+from ..metrics.vqa_accuracy.vqa_accuracy import answer_text, normalize_answer
 from . import FEATURES, DataError, check_unique, drop_missing_images
 
 ENDINGS = (".jsonl", ".csv")
@@ -46,23 +46,24 @@ def load(data_dir, split, skip_missing_images=False):
     missing, unanswered = set(), []
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
-            for number, entry in enumerate(_table(opened, file) if ending == ".csv" else opened, 1):
+            lines = _table(opened, file) if ending == ".csv" else opened
+            for number, entry in enumerate(lines, 1):
                 if isinstance(entry, str) and not entry.strip():
                     continue
                 try:
                     row = _row(entry, number, file)
                 except ValueError as error:
-                    raise DataError(f"{file}: row {number}: {error}") from None
+                    raise DataError(f"{file}: line {getattr(lines, 'line_num', number)}: {error}") from None
                 for name, value in row.items():
                     columns[name].append(value)
                 if not Path(row["image"]).is_file():
                     missing.add(row["image_id"])
                 if not row["answers"]:
-                    unanswered.append(number)
+                    unanswered.append(getattr(lines, "line_num", number))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as UTF-8 {ending[1:]}: {error}") from None
     if len(unanswered) < len(columns["answers"]) and unanswered:
-        raise DataError(f"{file}: row {unanswered[0]}: no answers; leave them out in all rows or in none")
+        raise DataError(f"{file}: line {unanswered[0]}: no answers; leave them out in all rows or in none")
     if not columns["question_id"]:
         raise DataError(f"{file} holds no question")
     check_unique(set(columns["question_id"]), len(columns["question_id"]), file)
@@ -92,19 +93,19 @@ def _row(entry, number, file):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
             hint = "; columns are separated by commas" if any(";" in key for key in entry) else ""
             raise ValueError(f"{name!r} is missing or empty; the row has {', '.join(entry) or 'nothing'}{hint}")
-    answers = entry.get("answers") or entry.get("answer") or []
-    if isinstance(answers, str):
-        answers = answers.split("|") if file.suffix.lower() == ".csv" and "answers" in entry else [answers]
-    if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise ValueError(f"'answers' must be a list of texts, or 'answer' one text, not {answers!r:.100}")
+    answers = next((entry[key] for key in ("answers", "answer") if entry.get(key) not in (None, "", [])), [])
+    if isinstance(answers, str) and file.suffix.lower() == ".csv" and "answers" in entry:
+        answers = answers.split("|")
+    answers = [str(a) if type(a) in (int, float) else a for a in (answers if isinstance(answers, list) else [answers])]
+    if not all(isinstance(a, str) and a.strip() for a in answers):
+        raise ValueError(f"'answers' must be a list of texts, or 'answer' one text or number, not {answers!r:.100}")
     " ".join([entry["question"], *answers]).encode()  # half of a UTF-16 pair, which JSON allows, is no text
     key = entry.get("question_id")
     question_id = whole_number("question_id", number if key in (None, "") else key)
-    image = str((file.parent / entry["image"]).resolve())
     return {
-        "image": image,
-        # one of your own might name two pictures, and the whole path would differ on another machine
-        "image_id": os.path.relpath(image, file.parent.resolve()),
+        "image": str((file.parent / entry["image"]).resolve()),
+        # One of your own might name two pictures, and the whole path, or a link's, would differ on another machine.
+        "image_id": os.path.normpath(entry["image"]),
         "question_id": question_id,
         "question": entry["question"],
         "answers": ten_answers(answers),
@@ -132,10 +133,10 @@ def ten_answers(answers):
     Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
     counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
     et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
-    they are written, and no model answers "Red" or "two", so they are normalised.
+    they are written, and no model answers "Red" or "two", so they are normalised; so must be what is compared with them.
     """
     times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
-    return [normalize_answer(answer) or answer for answer in answers] * times
+    return [answer_text(answer) for answer in answers] * times
 
 
 def answer_type(answer):

@@ -35,6 +35,9 @@ def open_stream(name, split):
     if "json" in first:
         rows = rows.map(unfold, remove_columns=list(first))
         first = unfold(first)
+    if "answer" in first and "answers" not in first:
+        rows = rows.rename_column("answer", "answers")
+        first["answers"] = first.pop("answer")
     lacking = [column for column in NEEDED if first.get(column) is None]
     if lacking:
         raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(first)}")

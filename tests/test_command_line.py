@@ -206,6 +206,9 @@ def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path)
     assert [state["epoch"] for state in states] == [1, 2]
     scores = evaluate(tmp_path / "out", "--model", tmp_path / "model", *own, "--split", "dev.csv")
     assert scores["overall"] == 100 and scores["per_answer_type"] == {"other": 100}
+    (tmp_path / "said.json").write_text('[{"question_id": 1, "answer": "A Red."}]')
+    said = evaluate(tmp_path / "said", "--predictions", tmp_path / "said.json", *own, "--split", "dev.csv")
+    assert said["overall"] == said["exact_match"] == 100
     (tmp_path / "asked.csv").write_text("image,question\na.png,is it red?\n")
     asked = ("--model", tmp_path / "model", *own, "--split", "asked.csv", "--output_dir", tmp_path / "asked")
     result = run("eval.py", *asked)

@@ -324,7 +324,7 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     rows = load_split("hub", "train", bare)
     assert rows["question_id"][:] == [0, 1, 2, 3, 4, 5] and rows["answer_type"][0] == "yes/no"
     assert len(set(rows["image_id"])) == len({image.tobytes() for image in rows["image"]}) < 6
-    one = copy.remove_columns(["answers", "answer_type"]).add_column("answers", ["Yes"] * 6)
+    one = copy.remove_columns(["answers", "answer_type"]).add_column("answer", ["Yes"] * 6)
     one.add_column("answer_type", ["other", None] * 3).to_parquet(single / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", single)
     assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3

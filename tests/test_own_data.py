@@ -7,8 +7,9 @@ from conftest import draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vqafusion.analysis.records import make_records
 from vqafusion.data_prep import FEATURES, DataError, load_split, own_data
-from vqafusion.data_prep.answers import build_vocabulary
+from vqafusion.data_prep.answers import build_vocabulary, prior_answers, soft_targets
 from vqafusion.data_prep.encode import encode
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import question_score
 
@@ -57,6 +58,33 @@ def test_what_all_say_counts_in_full_however_it_is_written(own, answers, known):
     assert len(kept) >= 10 and build_vocabulary([kept], 1) == [known] and question_score(known, kept) == 1
 
 
+def test_answers_may_be_numbers_and_single_letters(own):
+    given = [0, 2.5, [3, 3], "A", "+"]
+    rows = [{"image": "a.png", "question": "what?", "answer": answer} for answer in given]
+    (own / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = load_split("own", "odd.jsonl", own)
+    assert [answers[0] for answers in rows["answers"]] == ["0", "2.5", "3", "a", "+"]
+    known = build_vocabulary(rows["answers"], 9)
+    assert sorted(known) == ["+", "0", "2.5", "3", "a"]
+    label2id = {answer: label for label, answer in enumerate(known)}
+    for answers in rows["answers"]:
+        assert soft_targets(answers, label2id) == ([label2id[answers[0]]], [1])
+    assert all(ranked and "" not in ranked for ranked in prior_answers(rows, rows, 5))
+    records = make_records(rows, [[{"answer": str(answer)}] for answer in ("0", "2.5", "3", "B", "a")])
+    assert [record["exact"] for record in records] == [True, True, True, False, False]
+
+
+def test_an_image_has_the_same_name_wherever_its_folder_lies(own):
+    ids = []
+    for place in ("here", "there/deep"):
+        folder = own / place
+        folder.mkdir(parents=True)
+        (folder / "images").symlink_to(own)
+        (folder / "x.jsonl").write_text('{"image": "images/./a.png", "question": "q", "answer": "a"}')
+        ids.append(load_split("own", "x.jsonl", folder)["image_id"][0])
+    assert ids == ["images/a.png"] * 2
+
+
 def test_question_ids_may_start_at_0(own):
     rows = [{"image": "a.png", "question": "is it red?", "answer": "yes", "question_id": i} for i in (0, 1, "")]
     (own / "zero.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -74,11 +102,12 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
 @pytest.mark.parametrize(
     "name,text,words",
     [
-        ("x.jsonl", '{"image": "a.png"}', "row 1: 'question'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": 1}', "row 1: 'answers'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [1]}', "row 1: 'answers'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image"', "row 2: not valid JSON"),
-        ("x.jsonl", "[1]", "row 1: not a JSON object"),
+        ("x.jsonl", '{"image": "a.png"}', "line 1: 'question'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": {}}', "line 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [true]}', "line 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image"', "line 2: not valid JSON"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": false}', "line 1: 'answers'"),
+        ("x.jsonl", "[1]", "line 1: not a JSON object"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": "x"}', "whole number"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1}\n' * 2, "more than once"),
         ("x.jsonl", '{"image": "c.png", "question": "q", "answer": "a"}', "1 images are missing"),
@@ -86,11 +115,16 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": Infinity}', "whole number"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 0.5}', "whole number"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1e20}', "at most 63 bits"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "\\ud800"}', "row 1: 'utf-8'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png", "question": "q"}', "row 2"),
-        ("x.csv", "image,answer\na.png,yes\n", "row 1: 'question' is missing or empty; the row has image, answer"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "\\ud800"}', "line 1: 'utf-8'"),
+        (
+            "x.jsonl",
+            '{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png", "question": "q"}',
+            "line 2",
+        ),
+        ("x.csv", "image,answer\na.png,yes\n", "line 2: 'question' is missing or empty; the row has image, answer"),
+        ("x.csv", 'image,question,answer\n\na.png,"two\nlines",a\na.png,,a\n', "line 5: 'question' is missing"),
         ("x.csv", "image;question;answer\na.png;q;a\n", "separated by commas"),
-        ("x.csv", "image,question,answer\na.png,what is this, really?,a\n", "row 1: more fields than the header"),
+        ("x.csv", "image,question,answer\na.png,what is this, really?,a\n", "line 2: more fields than the header"),
         ("x.csv", "image,question,answer,answer\na.png,q,a,b\n", "more than once: image, question, answer, answer"),
         ("x.txt", "", "files there: dev.csv, train.jsonl"),
     ],

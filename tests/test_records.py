@@ -68,18 +68,18 @@ def test_a_summary_has_the_metrics_own_scores_within_their_intervals():
 
 
 def test_perfect_constant_and_silent_runs():
-    rows = rows_of([["cat"] * 10] * 8)
-    perfect = summarize(make_records(rows, [[{"answer": "cat", "score": 1.0}]] * 8))
+    rows = rows_of([["cat"] * 10] * 20)
+    perfect = summarize(make_records(rows, [[{"answer": "cat", "score": 1.0}]] * 20))
     assert perfect["overall"] == perfect["exact_match"] == 100 and perfect["intervals"]["overall"] == [100, 100]
     assert perfect["calibration"]["expected_calibration_error"] == 0 and "top_5" not in perfect
     assert perfect["abstention"]["coverage_at_risk"] == {"1": 100, "5": 100, "10": 100}
-    wrong = make_records(rows, [[{"answer": "dog", "score": 0.9}]] * 8)
+    wrong = make_records(rows, [[{"answer": "dog", "score": 0.9}]] * 20)
     assert summarize(wrong)["overall"] == 0
     assert abstaining(wrong, 0.95) == {
         "threshold": 0.95, "coverage": 0, "accuracy": None, "overall": 0, "effective_reliability": 0,
     }  # fmt: skip
     assert abstaining(wrong, 0.5)["effective_reliability"] == -100
-    silent = make_records(rows, [[{"answer": "cat"}]] * 8)
+    silent = make_records(rows, [[{"answer": "cat"}]] * 20)
     assert "calibration" not in summarize(silent)
     with pytest.raises(ValueError, match="needs probabilities"):
         abstaining(silent, 0.5)

@@ -133,6 +133,14 @@ def test_what_is_missing_is_said(tmp_path):
             open_stream(place, split)
 
 
+def test_answers_may_be_a_column_of_texts(tmp_path):
+    folder = write_parquet(tmp_path / "shards", shards=1)
+    rows = Dataset.from_parquet(str(folder / "train-00000-of-00001.parquet")).remove_columns("answers")
+    (tmp_path / "single").mkdir()
+    rows.add_column("answer", ["Red"] * len(rows)).to_parquet(tmp_path / "single" / "train-00000.parquet")
+    assert next(iter(open_stream(tmp_path / "single", "train")))["answers"] == ["red"] * 10
+
+
 def test_a_run_is_the_same_after_an_interruption(tmp_path):
     data = write_parquet(tmp_path / "shards")
     recipe = TINY | {"dataset": "hub", "data_dir": str(data), "train_split": "train", "eval_split": "validation",

@@ -113,6 +113,11 @@ def normalize_answer(answer):
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def answer_text(answer):
+    """As [`normalize_answer`]; an answer of which nothing would be left, such as "A" or "+", in lower case."""
+    return normalize_answer(answer) or clean(answer).lower()
+
+
 def soft_scores(answers):
     """
     Official score of every distinct answer among the human ones.
