@@ -227,11 +227,11 @@ def main(argv=None):
     write_report(output_dir, title, metrics, records, rows, run)
     if args.fit_temperature:
         run.save_temperature()
+        fitted = run.extra["temperature"]
         print(
-            "\ntemperature {temperature:.2f}, kept in the model's folder; calibration error on {questions} questions about "
-            "images that it was not fitted on: {error_at_1:.2f} % at temperature 1, {error:.2f} % at this one".format(
-                **run.extra["temperature"]
-            )
+            f"\ntemperature {fitted['temperature']:.2f}, kept in the model's folder; calibration error on "
+            f"{fitted['questions']} questions about images that it was not fitted on: {fitted['error_at_1']:.2f} % at "
+            f"temperature 1, {fitted['error']:.2f} % at this one"
         )
     print_table(metrics)
     print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, failures.jsonl and more beside it")

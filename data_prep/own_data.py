@@ -133,7 +133,8 @@ def ten_answers(answers):
     Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
     counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
     et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
-    they are written, and no model answers "Red" or "two", so they are normalised; so must be what is compared with them.
+    they are written, and no model answers "Red" or "two", so they are normalised. So must be what is
+    compared with them.
     """
     times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
     return [answer_text(answer) for answer in answers] * times
