@@ -367,10 +367,11 @@ def _at_least_float32(tensor):
 
 def _load_tower(name, tower, kwargs):
     kwargs = dict(kwargs or {})
+    kwargs.pop("dtype", None)  # both encoders and the fusion have one, float32
     config = AutoConfig.from_pretrained(name, **kwargs)
     config = getattr(config, tower, config)
     config.update({key: kwargs.pop(key) for key in list(kwargs) if hasattr(config, key)})
-    return AutoModel.from_pretrained(name, **{**kwargs, "config": config, "dtype": torch.float32})
+    return AutoModel.from_pretrained(name, config=config, dtype=torch.float32, **kwargs)
 
 
 VqaFusionModel.register_for_auto_class("AutoModel")

@@ -53,7 +53,9 @@ def notes(metrics):
             f"Only {metrics['questions']:,} of the split's {metrics['questions_in_split']:,} questions were asked."
         )
     if metrics.get("dataset") in ("own", "hub"):
-        found.append("Up to five human answers to a question are repeated until there are ten or more.")
+        found.append(
+            "Where one to five people answered a question, their answers are repeated until there are ten or more."
+        )
     if metrics.get("trained_on_this_split"):
         found.append("A split of this name was trained on, or counted: if it is the same, this is what is remembered.")
     if metrics.get("chosen_on_this_split"):

@@ -18,9 +18,8 @@ def load(name, split):
     Args:
         name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`), or
             of WebDataset archives (`train-*.tar`), a picture and a `json` of the other columns for each question. It
-            has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`) or
-            `answer`, and, as the
-            common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`; or
+            has the columns `image`, `question`, `answers` (texts, or dictionaries with `answer`) or `answer`, and, as
+            the common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`; or
             `provenance`. Fewer than ten answers go through [`ten_answers`].
         split (`str`): one of its splits.
 
