@@ -221,7 +221,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             image_states = self.encode_image(pixel_values)
         images = image_states.shape[0]  # not len(), which would make it a constant of an exported model
         if image_index is None:
-            image_index = image_of_each(batch, images).to(image_states.device)
+            image_index = image_of_each(batch, images, image_states.device)
         image_index = image_index.long()
         states = image_states.to(self.dtype)
         if self.color_projection is None:
@@ -350,11 +350,11 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         return (grid / grid.sum(dim=-1, keepdim=True)).unflatten(-1, (side, side))
 
 
-def image_of_each(questions, images):
+def image_of_each(questions, images, device=None):
     """Of so many questions, `(questions,)`; `ValueError` unless there is one image for each or one for all."""
     if images not in (1, questions):
         raise ValueError(f"{questions} questions about {images} images: say which with image_index")
-    return torch.arange(questions) % images
+    return torch.arange(questions, device=device) % images
 
 
 def _project(width, config):

@@ -3,7 +3,9 @@
 import numpy as np
 
 RESAMPLES = 2000
-MIN_IMAGES = 10  # of 5, a 95 % interval holds the mean in 58 to 69 % of the cases, of 20 in 84 %, of 200 in 95 %
+# In a simulation, by true accuracies from 10 to 95 %, "95 %" intervals of 5 images held the mean in 58 to 69 % of the
+# cases, of 20 images in 84 %, of 200 in 94 to 96 %.
+MIN_IMAGES = 10
 _ROWS = 200  # resamples drawn at a time, so that memory does not grow with their number
 
 

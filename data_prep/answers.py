@@ -94,8 +94,9 @@ def prior_answers(train_rows, rows, top_k):
     """
     counts, overall = defaultdict(Counter), Counter()
     for question_type, answers in zip(train_rows["question_type"], train_rows["answers"]):
-        counts[question_type].update(_written(answers))
-        overall.update(_written(answers))
+        written = _written(answers)
+        counts[question_type].update(written)
+        overall.update(written)
     ranked = {kind: [answer for answer, _ in counter.most_common(top_k)] for kind, counter in counts.items()}
     fallback = [answer for answer, _ in overall.most_common(top_k)]
     return [ranked.get(kind) or fallback for kind in rows["question_type"]]

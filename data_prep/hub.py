@@ -35,8 +35,8 @@ def load(name, split):
         for column in set(PICTURES) & set(rows.column_names):
             rows = rows.cast_column(column, Image(decode=False))
         rows = rows.map(unfold, remove_columns=rows.column_names, desc="Reading samples")
-    if "answer" in rows.column_names and "answers" not in rows.column_names:
-        rows = rows.rename_column("answer", "answers")
+    if renamed := renamed_columns(rows.column_names):
+        rows = rows.rename_columns(renamed)
     lacking = [column for column in NEEDED if column not in rows.column_names]
     if lacking:
         raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(rows.column_names)}")
@@ -71,6 +71,11 @@ def loading(name, split):
         yield
     except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
         raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
+
+
+def renamed_columns(names):
+    """A data set's columns that have another name in `NEEDED`, to that name."""
+    return {"answer": "answers"} if "answer" in names and "answers" not in names else {}
 
 
 def unfold(sample):

@@ -50,16 +50,17 @@ def load(data_dir, split, skip_missing_images=False):
             for number, entry in enumerate(lines, 1):
                 if isinstance(entry, str) and not entry.strip():
                     continue
+                line = getattr(lines, "line_num", number)  # which `csv` counts, as rows may have several
                 try:
                     row = _row(entry, number, file)
                 except ValueError as error:
-                    raise DataError(f"{file}: line {getattr(lines, 'line_num', number)}: {error}") from None
+                    raise DataError(f"{file}: line {line}: {error}") from None
                 for name, value in row.items():
                     columns[name].append(value)
                 if not Path(row["image"]).is_file():
                     missing.add(row["image_id"])
                 if not row["answers"]:
-                    unanswered.append(getattr(lines, "line_num", number))
+                    unanswered.append(line)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as UTF-8 {ending[1:]}: {error}") from None
     if len(unanswered) < len(columns["answers"]) and unanswered:
@@ -96,7 +97,9 @@ def _row(entry, number, file):
     answers = next((entry[key] for key in ("answers", "answer") if entry.get(key) not in (None, "", [])), [])
     if isinstance(answers, str) and file.suffix.lower() == ".csv" and "answers" in entry:
         answers = answers.split("|")
-    answers = [str(a) if type(a) in (int, float) else a for a in (answers if isinstance(answers, list) else [answers])]
+    elif not isinstance(answers, list):
+        answers = [answers]
+    answers = [str(answer) if type(answer) in (int, float) else answer for answer in answers]
     if not all(isinstance(a, str) and a.strip() for a in answers):
         raise ValueError(f"'answers' must be a list of texts, or 'answer' one text or number, not {answers!r:.100}")
     " ".join([entry["question"], *answers]).encode()  # half of a UTF-16 pair, which JSON allows, is no text
@@ -133,8 +136,8 @@ def ten_answers(answers):
     Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
     counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
     et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
-    they are written, and no model answers "Red" or "two", so they are normalised. So must be what is
-    compared with them.
+    they are written, and no model answers "Red" or "two", so they are normalised. So must be what is compared
+    with them.
     """
     times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
     return [answer_text(answer) for answer in answers] * times

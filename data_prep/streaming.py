@@ -8,7 +8,7 @@ from datasets.distributed import split_dataset_by_node
 
 from . import FEATURES, DataError
 from .encode import encode_batch
-from .hub import NEEDED, content_id, loading, same_columns, unfold
+from .hub import NEEDED, content_id, loading, renamed_columns, same_columns, unfold
 
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
 
@@ -35,9 +35,9 @@ def open_stream(name, split):
     if "json" in first:
         rows = rows.map(unfold, remove_columns=list(first))
         first = unfold(first)
-    if "answer" in first and "answers" not in first:
-        rows = rows.rename_column("answer", "answers")
-        first["answers"] = first.pop("answer")
+    if renamed := renamed_columns(first):
+        rows = rows.rename_columns(renamed)
+        first = {renamed.get(column, column): value for column, value in first.items()}
     lacking = [column for column in NEEDED if first.get(column) is None]
     if lacking:
         raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(first)}")

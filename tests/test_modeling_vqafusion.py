@@ -16,7 +16,7 @@ from transformers import (
     ResNetConfig,
     Trainer,
     TrainingArguments,
-)  # fmt: skip
+)
 
 from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
 from vqafusion.arguments import ModelArguments
@@ -297,7 +297,7 @@ def test_words_may_be_added(model, tmp_path):
     assert torch.allclose(again(**batch()).logits, expected)
 
 
-def test_a_plain_trainer_gathers_the_logits_only(model, processor, tmp_path):
+def test_a_plain_trainer_gathers_the_logits_only(model, tmp_path):
     rows = [{**{k: v[0] for k, v in batch().items()}, "labels": torch.tensor(1)}] * 4
     trainer = Trainer(model, TrainingArguments(tmp_path, report_to="none", use_cpu=True))
     assert trainer.predict(rows).predictions.shape == (4, 6)
