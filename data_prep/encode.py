@@ -35,7 +35,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         dataset (`datasets.Dataset`): columns of `FEATURES`, with `image` or without it.
         tokenizer: a fast tokenizer.
         label2id (`dict[str, int]`): the answer vocabulary.
-        max_length (`int`): tokens of the longest question; the rest is cut off.
+        max_length (`int`): tokens of the longest question; the rest is cut off, and it is said of how many.
         num_proc (`int`, *optional*): processes.
 
     Returns:
@@ -57,6 +57,10 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         cache_file_name=str(folder / f"{key}.arrow"),
         desc="Encoding questions and answers",
     )
+    full = [index for index, length in enumerate(encoded["length"]) if length == max_length]
+    questions = dataset.select(full)["question"]
+    if cut := [text for text in questions if len(tokenizer(text, verbose=False)["input_ids"]) > max_length]:
+        print(f"{len(cut)} questions have more than {max_length} tokens; the rest is not read, as of: {cut[0][:60]}…")
     # Beside the other columns, not with them: pictures that lie in the data set itself are not written once more.
     return concatenate_datasets([dataset, encoded], axis=1)
 

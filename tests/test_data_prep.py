@@ -208,6 +208,20 @@ def test_encoding_keeps_every_row_and_is_found_again(official, processor):
     assert len(none) == 6 and none[0]["label_ids"] == []
 
 
+def test_questions_that_are_cut_are_said(official, processor, capsys):
+    rows = load_split("vqa_v2", SPLIT, official).map(
+        lambda row, i: {"question": "red " * (6 + 2 * i)}, with_indices=True
+    )
+    assert max(encode(rows, processor.tokenizer, {"yes": 0}, 10)["length"]) == 10
+    # Of [CLS], 6, 8, … words and [SEP]: the second question has ten tokens, and is whole.
+    assert (
+        f"{len(rows) - 2} questions have more than 10 tokens; the rest is not read, as of: red"
+        in capsys.readouterr().out
+    )
+    encode(rows, processor.tokenizer, {"yes": 0}, 30)
+    assert "not read" not in capsys.readouterr().out
+
+
 def test_several_processes_encode_the_same(official, processor, monkeypatch):
     monkeypatch.setattr("vqafusion.data_prep.encode.WORTH_PROCESSES", 1)
     rows = load_split("vqa_v2", SPLIT, official)
