@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-EVERY_LAYER = "what the answer rests on"
+ABLATION = "what the answer rests on"
 MAX_UPLOAD = "10mb"
 MAX_PIXELS = 25_000_000  # of a decoded picture; a photo of a telephone has 12 million
 MAX_SHOWN = 1024  # pixels of a side of the picture with its heat map
@@ -41,9 +41,8 @@ class Answerer:
         self.abstain_below = abstain_below
         self.code = sys.modules[type(pipe).__module__]  # its functions, wherever the code came from
         layers = range(1, self.model.config.num_fusion_layers + 1) if hasattr(self.model, "attention_map") else []
-        maps = [EVERY_LAYER, *(f"attention, layer {number}" for number in layers)]
+        maps = [ABLATION, *(f"attention, layer {number}" for number in layers)]
         self.maps = [] if self.model.config.blind else maps
-        self.encoded = 0  # pictures, for tests
 
     def look(self, image):
         """What is kept of a picture while somebody asks about it: its states, and itself small enough to show."""
@@ -54,7 +53,6 @@ class Answerer:
             pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
             with torch.inference_mode():
                 states = self.model.vqafusion.encode_image(pixels.to(self.model.device))
-            self.encoded += 1
         shown = image.copy()
         shown.thumbnail((MAX_SHOWN, MAX_SHOWN))
         return {"image": shown, "states": states, "asked": []}
@@ -73,7 +71,7 @@ class Answerer:
         import torch
 
         features = {**self._question(question), "image_states": seen["states"]}
-        if name == EVERY_LAYER:
+        if name == ABLATION:
             heat_map = self.code.ablation_map(self.model, **features)[0]
         else:
             with torch.inference_mode():
@@ -90,24 +88,27 @@ class Answerer:
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
 
-def checked_question(question):
-    """The question without spaces around it; what is wrong with it, in plain words."""
+def fault(text):
+    """What a visitor is shown, without a traceback on the server."""
     import gradio
 
+    return gradio.Error(text, print_exception=False)
+
+
+def checked_question(question):
+    """The question without spaces around it; what is wrong with it, in plain words."""
     question = (question or "").strip()
     if not question:
-        raise gradio.Error("Type a question about the picture.", print_exception=False)
+        raise fault("Type a question about the picture.")
     if len(question) > MAX_QUESTION:
-        raise gradio.Error(f"The question is longer than {MAX_QUESTION} characters.", print_exception=False)
+        raise fault(f"The question is longer than {MAX_QUESTION} characters.")
     return question
 
 
 def check_time(end):
     """After that moment: "too long"."""
-    import gradio
-
     if time.monotonic() > end:
-        raise gradio.Error("This took too long. Try a smaller picture, or come back later.", print_exception=False)
+        raise fault("This took too long. Try a smaller picture, or come back later.")
 
 
 def uploaded(sent):
@@ -115,32 +116,32 @@ def uploaded(sent):
     The file of a picture that a visitor has sent (`gradio.data_classes.ImageData`). Gradio itself looks where a file
     lies only if the request calls it one of gradio's, and would open any other of this machine.
     """
-    import gradio
     from gradio.utils import get_upload_folder
 
     if not sent:
         return None
     if not sent.path or not Path(sent.path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise gradio.Error("Choose a picture first.", print_exception=False)
+        raise fault("Choose a picture first.")
     return sent.path
 
 
 def opened_picture(file, load_image):
     """The picture in that file, in RGB and upright; what is wrong with it, in plain words."""
-    import gradio
     from PIL import Image
 
     if not file:
-        raise gradio.Error("Choose a picture first.", print_exception=False)
+        raise fault("Choose a picture first.")
     if not Path(file).exists():  # it was uploaded, not asked about, and deleted after a while
-        raise gradio.Error("Choose the picture again: it waited too long here.", print_exception=False)
+        raise fault("The picture is no longer here: choose it again.")
     try:
         with Image.open(file) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise gradio.Error("The picture has too many pixels; make it smaller.", print_exception=False)
+                raise Image.DecompressionBombError
         return load_image(Path(file))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # UnidentifiedImageError is an OSError
-        raise gradio.Error("This file is not a picture that can be read.", print_exception=False) from None
+    except Image.DecompressionBombError:
+        raise fault("The picture has too many pixels; make it smaller.") from None
+    except (OSError, ValueError, SyntaxError):  # UnidentifiedImageError is an OSError
+        raise fault("This file is not a picture that can be read.") from None
 
 
 def build(answerer, report=None):
@@ -312,7 +313,7 @@ def examples():
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="vqafusion-app", description="A page where people ask pictures questions.")
+    parser = argparse.ArgumentParser(description="A page where people ask pictures questions.")
     parser.add_argument("model", nargs="?", help="name on the Hub or folder; a Space's space.json names it")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in; think of --auth")
     parser.add_argument("--port", type=int, default=7860)

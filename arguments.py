@@ -10,12 +10,25 @@ from vqafusion.data_prep.image_features import normalization
 ENCODERS = ("vision_model", "text_model", "vision_config", "text_config")  # arguments that name or describe them
 
 
-@dataclass
-class DataArguments:
+@dataclass(kw_only=True)
+class SourceArguments:
+    """What train.py and eval.py both ask of the data."""
+
     dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
     data_dir: str | None = field(
         default=None, metadata={"help": "folder of the data set, or its name on the Hub; easy_vqa needs none"}
     )
+    skip_missing_images: bool = field(
+        default=False, metadata={"help": "go on without the questions whose image is missing"}
+    )
+    preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
+    image_states_dir: str | None = field(
+        default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
+    )
+
+
+@dataclass(kw_only=True)
+class DataArguments(SourceArguments):
     train_split: str | None = field(
         default=None, metadata={"help": "default: train, or train2014; of own data, the file's name"}
     )
@@ -27,19 +40,12 @@ class DataArguments:
         default=None,
         metadata={"help": "JSON list of answers to use as vocabulary instead, such as the published 3,129"},
     )
-    skip_missing_images: bool = field(
-        default=False, metadata={"help": "go on without the questions whose image is missing"}
-    )
     streaming: bool = field(
         default=False,
         metadata={"help": "read the training split of hub data shard by shard, never all at once; needs --max_steps"},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
-    preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions and answers"})
-    image_states_dir: str | None = field(
-        default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
-    )
     flip: bool = field(default=False, metadata={"help": "mirror images at random; not where left and right matter"})
     max_shift: int = field(default=0, metadata={"help": "move training images by up to so many pixels at random"})
 

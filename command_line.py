@@ -1,5 +1,6 @@
 """How the scripts read their arguments and how they say what went wrong."""
 
+import argparse
 import atexit
 import ctypes
 import functools
@@ -15,13 +16,19 @@ from pathlib import Path
 import yaml
 
 
-def parse(argv, *dataclass_types):
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def parse(argv, description, *dataclass_types):
     """
     Dataclasses from a command line that may begin with a recipe: a YAML or JSON file of the same names. Arguments
     after it override it. A recipe's `base` names another one beside it, whose values it takes over or overrides.
 
     Args:
         argv (`list[str]` or None): None for the process's own.
+        description (`str`): what --help begins with.
         dataclass_types: as for `HfArgumentParser`.
 
     Returns:
@@ -33,13 +40,19 @@ def parse(argv, *dataclass_types):
     from transformers import HfArgumentParser  # here, since importing it takes seconds
 
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(dataclass_types)
+    usage = "%(prog)s [RECIPE.yaml] [--name value …]; --help lists the names"  # there are up to 200
+    parser = HfArgumentParser(dataclass_types, usage=usage, description=description, formatter_class=_HelpFormatter)
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         file = argv.pop(0)
         recipe = _read_recipe(file)
         unknown = sorted(set(recipe) - {action.dest for action in parser._actions})
         if unknown:
             raise ValueError(f"{file} has arguments that do not exist: {', '.join(unknown)}")
+        for name, value in recipe.items():
+            if value is False and name.endswith("_strategy"):
+                recipe[name] = "no"  # as was written: YAML takes it for false
+            elif type(value) in (int, float):
+                recipe[name] = str(value)  # which argparse checks and converts as it does what follows
         parser.set_defaults(**recipe)
         for action in parser._actions:
             action.required = action.required and action.dest not in recipe

@@ -1,5 +1,6 @@
 """Configuration of VQAFusion: two encoder configurations, the sizes of the fusion, the answers."""
 
+from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, DistilBertConfig
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -12,6 +13,7 @@ HUB_CLASSES = {
 }
 
 
+@strict
 class VqaFusionConfig(PreTrainedConfig):
     """
     Configuration of [`VqaFusionForVisualQuestionAnswering`]. The defaults are CLIP ViT-B/32 and DistilBERT.
@@ -62,72 +64,53 @@ class VqaFusionConfig(PreTrainedConfig):
     ]  # fmt: skip
     has_no_defaults_at_init = True  # `to_diff_dict` must not build a default one: the encoders differ
 
-    def __init__(
-        self,
-        vision_config=None,
-        text_config=None,
-        hidden_size=512,
-        num_fusion_layers=3,
-        num_attention_heads=8,
-        intermediate_size=2048,
-        dropout=0.1,
-        layer_norm_eps=1e-5,
-        image_pool_size=None,
-        color_levels=None,
-        image_mean=None,
-        image_std=None,
-        freeze_vision=True,
-        freeze_text=False,
-        frozen_text_layers=0,
-        blind=False,
-        answer_loss="bce",
-        alignment_weight=0.0,
-        answer_temperature=1.0,
-        initializer_range=0.02,
-        **kwargs,
-    ):
-        if num_attention_heads < 1 or hidden_size % num_attention_heads:
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    hidden_size: int = 512
+    num_fusion_layers: int = 3
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    dropout: int | float = 0.1
+    layer_norm_eps: int | float = 1e-5
+    image_pool_size: int | None = None
+    color_levels: int | None = None
+    image_mean: list | tuple | None = None
+    image_std: list | tuple | None = None
+    freeze_vision: bool = True
+    freeze_text: bool = False
+    frozen_text_layers: int = 0
+    blind: bool = False
+    answer_loss: str = "bce"
+    alignment_weight: int | float = 0.0
+    answer_temperature: int | float = 1.0
+    initializer_range: int | float = 0.02
+
+    def __post_init__(self, **kwargs):
+        # Not in `validate_…` methods, whose errors are no `ValueError`.
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size ({hidden_size}) must be a multiple of num_attention_heads ({num_attention_heads})"
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
             )
-        if image_pool_size is not None and image_pool_size < 1:
-            raise ValueError(f"image_pool_size must be at least 1, not {image_pool_size}")
-        if color_levels is not None and (color_levels < 2 or not (image_mean and image_std)):
-            raise ValueError(f"color_levels ({color_levels}) must be at least 2, with image_mean and image_std")
-        if answer_loss not in ("bce", "ce"):
-            raise ValueError(f"answer_loss must be 'bce' or 'ce', not {answer_loss!r}")
-        if num_fusion_layers < 1:
-            raise ValueError(f"num_fusion_layers must be at least 1, not {num_fusion_layers}")
-        if alignment_weight < 0:
-            raise ValueError(f"alignment_weight must be at least 0, not {alignment_weight}")
-        if not answer_temperature > 0:
-            raise ValueError(f"answer_temperature must be above 0, not {answer_temperature}")
-        self.vision_config = _encoder_config(vision_config, CLIPVisionConfig)
-        self.text_config = _encoder_config(text_config, DistilBertConfig)
-        layers = getattr(self.text_config, "num_hidden_layers", frozen_text_layers)
-        if not 0 <= frozen_text_layers <= layers:
-            raise ValueError(f"frozen_text_layers must be from 0 to the encoder's {layers}, not {frozen_text_layers}")
-        self.hidden_size = hidden_size
-        self.num_fusion_layers = num_fusion_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.dropout = dropout
-        self.layer_norm_eps = layer_norm_eps
-        self.image_pool_size = image_pool_size
-        self.color_levels = color_levels
-        self.image_mean = image_mean
-        self.image_std = image_std
-        self.freeze_vision = freeze_vision
-        self.freeze_text = freeze_text
-        self.frozen_text_layers = frozen_text_layers
-        self.blind = blind
-        self.answer_loss = answer_loss
-        self.alignment_weight = alignment_weight
-        self.answer_temperature = answer_temperature
-        self.initializer_range = initializer_range
-        if kwargs.get("id2label") is None:
+        for name in ("num_fusion_layers", "image_pool_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.color_levels is not None and (self.color_levels < 2 or not (self.image_mean and self.image_std)):
+            raise ValueError(f"color_levels ({self.color_levels}) must be at least 2, with image_mean and image_std")
+        if self.answer_loss not in ("bce", "ce"):
+            raise ValueError(f"answer_loss must be 'bce' or 'ce', not {self.answer_loss!r}")
+        if self.alignment_weight < 0:
+            raise ValueError(f"alignment_weight must be at least 0, not {self.alignment_weight}")
+        if not self.answer_temperature > 0:
+            raise ValueError(f"answer_temperature must be above 0, not {self.answer_temperature}")
+        self.vision_config = _encoder_config(self.vision_config, CLIPVisionConfig)
+        self.text_config = _encoder_config(self.text_config, DistilBertConfig)
+        frozen, layers = self.frozen_text_layers, getattr(self.text_config, "num_hidden_layers", None)
+        if not 0 <= frozen <= (frozen if layers is None else layers):
+            raise ValueError(f"frozen_text_layers must be from 0 to the encoder's {layers}, not {frozen}")
+        if self.id2label is None:
             kwargs.setdefault("num_labels", 1000)
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)
 
     def name_hub_classes(self):
         """Name the classes, of the code files beside a saved model, behind the Auto classes and the pipeline."""

@@ -18,6 +18,7 @@ from vqafusion.analysis.report import interval_text, shown, write_report
 from vqafusion.analysis.scores import paired_difference
 from vqafusion.analysis.summary import abstaining, summarize
 from vqafusion.analysis.words import Words
+from vqafusion.arguments import SourceArguments
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
 from vqafusion.data_prep import check_answered, load_split, split_size, spread
 from vqafusion.data_prep.answers import ceiling, prior_answers, vocabulary_best
@@ -27,9 +28,8 @@ from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, answer_text
 EXPLAINED = ("categories", "heat_map", "blind")  # what failures.jsonl has beyond the records of all questions
 
 
-@dataclass
-class EvalArguments:
-    dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
+@dataclass(kw_only=True)
+class EvalArguments(SourceArguments):
     split: str = field(metadata={"help": "such as test, or val2014; of own data, the file's name"})
     output_dir: str = field(metadata={"help": "where report.html, metrics.json and the rest go"})
     model: str | None = field(default=None, metadata={"help": "name on the Hub or folder"})
@@ -40,18 +40,8 @@ class EvalArguments:
         default=None, metadata={"help": "instead of a model: prior, the most frequent answer of each question type"}
     )
     train_split: str | None = field(default=None, metadata={"help": "where the prior is counted"})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "folder of the data set, or its name on the Hub; easy_vqa needs none"}
-    )
-    skip_missing_images: bool = field(
-        default=False, metadata={"help": "go on without the questions whose image is missing"}
-    )
     batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
     max_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
-    image_states_dir: str | None = field(
-        default=None, metadata={"help": "store the frozen vision encoder's states there, once per image, and use them"}
-    )
-    preprocessing_num_workers: int = field(default=2, metadata={"help": "processes that encode questions"})
     blind_run: str | None = field(
         default=None,
         metadata={"help": "--output_dir of the blind model's run, to compare with"},
@@ -187,7 +177,7 @@ def print_table(metrics):
 
 @one_line_errors
 def main(argv=None):
-    (args,) = parse(argv, EvalArguments)
+    (args,) = parse(argv, __doc__, EvalArguments)
     check(args)
     keep_freed_memory()
     output_dir = writable_folder(args.output_dir)

@@ -28,9 +28,7 @@ TOLERANCE = 1e-3  # of a logit, in float32; more is an error of the export
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        prog="vqafusion-export", description="Write a trained model for fast answers on a CPU."
-    )
+    parser = argparse.ArgumentParser(description="Write a trained model for fast answers on a CPU.")
     parser.add_argument("model", help="name on the Hub or folder")
     parser.add_argument("output", help="new folder for the exported model")
     parser.add_argument("--format", choices=["onnx"], default="onnx")

@@ -13,7 +13,7 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="infer.py", description="Ask a picture a question.")
+    parser = argparse.ArgumentParser(description="Ask a picture a question.")
     parser.add_argument("--model", required=True, help="name on the Hub or folder")
     parser.add_argument("--image", required=True, help="file or address of the picture")
     parser.add_argument("--question", required=True, help="the question")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -37,7 +38,10 @@ def load_model(name):
         HubError: there is no such repository, or it cannot be fetched; the message says what to do.
     """
     name = name if Path(name).is_dir() else _fetched(name)
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except StrictDataclassError as error:
+        raise ValueError(f"config.json in {name} is wrong: {error}") from None
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
     if not any((Path(name) / file).exists() for file in VOCABULARIES):  # transformers may go on without any word

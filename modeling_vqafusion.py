@@ -133,7 +133,8 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             `config.image_pool_size`, [`average_grid`] makes fewer of them.
 
         Raises:
-            ValueError: an image or a grid that is not square, or a grid that [`average_grid`] refuses.
+            ValueError: an image or a grid that is not square, states of another width than the encoder's
+                configuration says, or a grid that [`average_grid`] refuses.
         """
         config = self.config
         if pixel_values.shape[-2] != pixel_values.shape[-1]:  # the grid's sides could not be told from its patches
@@ -144,6 +145,9 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             if states.shape[2] != states.shape[3]:
                 raise ValueError(f"the vision encoder must give a square grid, not {tuple(states.shape[2:])}")
             states = states.flatten(2).transpose(1, 2)
+        if states.shape[-1] != hidden_width(config.vision_config):
+            width = hidden_width(config.vision_config)
+            raise ValueError(f"the vision encoder's states have {states.shape[-1]} numbers each, not {width}")
         if config.color_levels:
             colors = color_histograms(pixel_values, states.shape[1], config)
             states = torch.cat([states, colors.to(states.dtype)], dim=-1)

@@ -68,10 +68,6 @@ class VqaFusionProcessor(ProcessorMixin):
             features.update(self.image_processor(images=loaded, **kwargs["images_kwargs"]))
         return BatchFeature(features)
 
-    @property
-    def model_input_names(self):
-        return ["input_ids", "attention_mask", "pixel_values"]
-
     def visible_box(self, width, height):
         """
         The part of an image that the model sees: a centre crop, as CLIP's, cuts off the longer side's ends.

@@ -10,7 +10,9 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil, set_seed
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
@@ -24,7 +26,7 @@ from vqafusion.data_prep import check_answered, load_split, split_size, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
 from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ceiling, read_vocabulary, vocabulary_best
 from vqafusion.data_prep.encode import VqaCollator, encode, forget_last_use, max_encoded_length, train_tokenizer
-from vqafusion.data_prep.image_features import cache_image_states, this_process
+from vqafusion.data_prep.image_features import cache_image_states, pixel_values, this_process
 from vqafusion.data_prep.sampling import check_shares
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
 from vqafusion.distillation import teacher_probabilities
@@ -32,7 +34,7 @@ from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
-from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, best_answers
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, top_labels
 
 TEACHERS = "teachers"  # below the output folder
 TEACHING = (  # what a trained teacher must have been trained with to be taken
@@ -66,14 +68,29 @@ def build(data, model_arguments, train_set):
     else:
         tokenizer = train_tokenizer(train_set["question"])
         text_config.update({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
-        side = {"height": vision_config.image_size, "width": vision_config.image_size}
+        size = getattr(vision_config, "image_size", 224)
+        side = {"height": size, "width": size}
         image_processor = CLIPImageProcessorPil(size=side, do_center_crop=False)
         config = VqaFusionConfig(
             vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion(image_processor)
         )
         model = VqaFusionForVisualQuestionAnswering(config)
+    if not model.config.blind:
+        check_vision_encoder(model.eval(), image_processor)
     tokenizer.model_max_length = max_question_length(model.config, tokenizer)  # some name none
     return VqaFusionProcessor(image_processor, tokenizer), model
+
+
+def check_vision_encoder(model, image_processor):
+    """Raise `ValueError` for an encoder that takes more than pixels, or gives other states each time it is asked."""
+    kind, pixels = model.config.vision_config.model_type, pixel_values([Image.linear_gradient("L")], image_processor)
+    try:
+        with torch.inference_mode():
+            once, again = (model.vqafusion.encode_image(pixels) for _ in range(2))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"an encoder of the kind {kind!r} cannot encode a picture here: {error}") from None
+    if not torch.allclose(once, again, atol=1e-3):
+        raise ValueError(f"an encoder of the kind {kind!r} sees other parts of the same picture each time, by chance")
 
 
 def collators(data, processor, model, train_set, eval_set):
@@ -108,6 +125,14 @@ def checkpoint(resume, output_dir):
             "or choose another --output_dir"
         )
     return resume
+
+
+def check_whole(resume):
+    """Raise `ValueError` unless the checkpoint (a path) holds what training goes on with, beside the weights."""
+    if not any(list(Path(resume).glob(name)) for name in ("scheduler.pt", "global_step*")):  # the latter: DeepSpeed
+        raise ValueError(
+            f"{resume} holds weights only, as --save_only_model leaves them: training cannot go on where it was"
+        )
 
 
 def check_streaming(data, args):
@@ -179,10 +204,10 @@ def record(data, model_arguments, args):
     return {name: value for name, value in given.items() if name not in machine and not name.startswith("hub_")}
 
 
-def best_evaluation(state, answer_types):
-    """Of a `TrainerState`: the scores of the checkpoint that was kept, as eval.py writes them; None without any."""
+def evaluation_of(step, state, answer_types):
+    """Of a `TrainerState`: the scores of the model of that step, as eval.py writes them; None without any."""
     for entry in state.log_history:
-        if entry["step"] == state.best_global_step and "eval_overall" in entry:
+        if entry["step"] == step and "eval_overall" in entry:
             by_type = {kind: entry[f"eval_{kind}"] for kind in answer_types}
             return {"overall": entry["eval_overall"], "per_answer_type": by_type, "top_5": entry["eval_top_5"]}
     return None
@@ -190,7 +215,7 @@ def best_evaluation(state, answer_types):
 
 @one_line_errors
 def main(argv=None):
-    data, model_arguments, args = parse(argv, DataArguments, ModelArguments, VqaTrainingArguments)
+    data, model_arguments, args = parse(argv, __doc__, DataArguments, ModelArguments, VqaTrainingArguments)
     keep_freed_memory()
     if data.image_states_dir and (data.flip or data.max_shift):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
@@ -209,6 +234,8 @@ def main(argv=None):
         (resume,) = broadcast_object_list([checkpoint(args.resume_from_checkpoint, output_dir)])
         if resume and not Path(resume).is_dir():
             raise ValueError(f"there is no checkpoint {resume} here: all machines must see the same --output_dir")
+        if resume:
+            check_whole(resume)
         teachers = [train_teacher(data, model_arguments, args, output_dir, n) for n in range(args.num_teachers)]
         trained = train(data, model_arguments, args, output_dir, resume, teachers)
     if repo and trained.is_world_process_zero():
@@ -282,10 +309,8 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     taught = None
     if teachers:
         unchanged = train_collator if data.image_states_dir else eval_collator  # no augmentation
-        taught = teacher_probabilities(
-            teachers, train_set, unchanged, output_dir / TEACHERS / f"probabilities-of-{len(teachers)}.npy",
-            args.per_device_eval_batch_size, args.bf16,
-        )  # fmt: skip
+        taught = output_dir / TEACHERS / f"probabilities-of-{len(teachers)}.npy"
+        teacher_probabilities(teachers, train_set, unchanged, taught, args.per_device_eval_batch_size, args.bf16)
         train_set = train_set.add_column("position", list(range(len(train_set))))
     train_collator = replace(train_collator, answer_shifts=shifts, teacher_probabilities=taught)
 
@@ -294,7 +319,6 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         scores = vqa_accuracy(answers, eval_set["answers"], eval_set["answer_type"])
         return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
 
-    args.label_names = ["labels"]
     begun = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step if resume else 0
     if stream is not None:
         train_set = QuestionStream(stream, *encoding[:3], args.seed, args.process_index, args.world_size)
@@ -308,7 +332,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         eval_dataset=eval_set,
         data_collator=eval_collator,
         compute_metrics=accuracy,
-        preprocess_logits_for_metrics=best_answers,
+        preprocess_logits_for_metrics=top_labels,
     )
     trainer.train_collator = train_collator
     if look_for_answers and model.shown_answers is not None:
@@ -328,13 +352,14 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         processor.save_pretrained(staged)
         save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
         write_json(staged / "training.json", record(data, model_arguments, args))
-        if best := best_evaluation(trainer.state, sorted(set(eval_set["answer_type"]))):
+        kept = trainer.state.best_global_step if args.load_best_model_at_end else trainer.state.global_step
+        if scores := evaluation_of(kept, trainer.state, sorted(set(eval_set["answer_type"]))):
             kind = "blind" if model.config.blind else "model"
             what = {"run": kind, "dataset": data.dataset, "split": data.eval_split, "questions": len(eval_set)}
             if len(eval_set) < in_split:
                 what["questions_in_split"] = in_split
             extra = {"vocabulary_ceiling": most["evaluation"], "chosen_on_this_split": True}
-            write_json(staged / "metrics.json", what | best | extra)
+            write_json(staged / "metrics.json", what | scores | extra)
         for file in staged.iterdir():
             os.replace(file, output_dir / file.name)
         staged.rmdir()
@@ -345,9 +370,8 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     elif trainer.is_world_process_zero():
         print(f"nothing was left to train: {resume} is at step {begun} of {trainer.state.max_steps}")
     trainer.save_state()
-    print(
-        f"best {args.metric_for_best_model} on the evaluation split: {trainer.state.best_metric}; model: {output_dir}"
-    )
+    best = f"best {args.metric_for_best_model} on the evaluation split: {trainer.state.best_metric}; "
+    print(f"{best if args.load_best_model_at_end else ''}model: {output_dir}")
     return trainer
 
 

@@ -1,7 +1,9 @@
 """`Trainer` for VQA: a learning rate per encoder, questions in groups, guards."""
 
+import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
@@ -58,6 +60,10 @@ class VqaTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool | None = field(default=True)
     metric_for_best_model: str | None = field(default="overall")
     remove_unused_columns: bool | None = field(default=False)
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    # BERT's pooler and the image branch of a blind model get no gradient; `Trainer` takes that into account by default,
+    # but not with --gradient_checkpointing.
+    ddp_find_unused_parameters: bool | None = field(default=True)
     report_to: None | str | list[str] = field(default="tensorboard")
     not_finite: str = field(
         default="stop", metadata={"help": "what a loss or gradient that is not finite does: stop, or skip the step"}
@@ -86,9 +92,13 @@ class VqaTrainingArguments(TrainingArguments):
             ("label_smoothing_factor", 0),
             ("remove_unused_columns", False),
             ("batch_eval_metrics", False),
+            ("prediction_loss_only", False),
+            ("eval_do_concat_batches", True),
         ):
             if getattr(self, name) != value:
                 raise ValueError(f"--{name} does not go with soft targets and images: leave it at {value}")
+        if self.accelerator_config.dispatch_batches:  # it cuts a batch's questions from its images
+            raise ValueError("--accelerator_config: dispatch_batches does not go with batches that share images")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise ValueError(
                 f"--train_sampling_strategy is random or group_by_length, not {self.train_sampling_strategy}"
@@ -113,8 +123,19 @@ class _TellEpoch(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+def _leave_signals(then, worker):
+    """A signal to a whole group of processes is for the main one, which saves first and then ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
+
+
 class VqaTrainer(WholeCheckpoints, Trainer):
-    """`Trainer` with a learning rate per encoder, grouped batches, the official accuracy, and what guards a run."""
+    """
+    `Trainer` with a learning rate per encoder, grouped batches, and what guards a run. `train_collator` makes the
+    training batches, `data_collator` unless it is set.
+    """
 
     def __init__(self, model, args, **kwargs):
         # What FSDP cuts into pieces; the encoders name layers of their whole families, which are not all here.
@@ -126,6 +147,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         for callback in (self.finite_only, self.stop_at_signal):
             self.add_callback(callback)
         self.answer_tokens = None  # what `look_for_answers` is given, of a model that is to look for them
+        self.train_collator = self.data_collator
         self._logged = None  # when, and at which step
 
     def create_accelerator_and_postprocess(self):
@@ -199,7 +221,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         args = self.args
         sampler = QuestionSampler(
             train_dataset or self.train_dataset,
-            args.per_device_train_batch_size,
+            args.per_device_train_batch_size * args.world_size,
             args.seed if args.data_seed is None else args.data_seed,
             args.questions_per_image,
             args.train_sampling_strategy == "group_by_length",
@@ -224,12 +246,26 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         finally:
             self.data_collator = kept
 
+    def _get_dataloader(self, *args, **kwargs):
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's stands around it
+        inner.worker_init_fn = partial(_leave_signals, inner.worker_init_fn)
+        return loader
+
+    def _determine_best_metric(self, metrics, trial):
+        """As in `Trainer`, which may evaluate more often than it saves, and would then lose the best step's weights."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= is_best and self.args.load_best_model_at_end
+        return is_best
+
     def prediction_step(self, *args, **kwargs):
         """As in `Trainer`, without the soft targets: gathered, they would fill a gigabyte that nobody reads."""
         loss, answers, labels = super().prediction_step(*args, **kwargs)
         return loss, answers, None if labels is None else labels[:, :1]
 
     def create_optimizer(self, *args, **kwargs):
+        if self.optimizer is not None:  # given, with rates of its own
+            return self.optimizer
         optimizer = super().create_optimizer(*args, **kwargs)
         parts = {}
         for part, rate in (("text", self.args.text_learning_rate), ("vision", self.args.vision_learning_rate)):
@@ -248,7 +284,6 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         return optimizer
 
 
-def best_answers(output, labels):
+def top_labels(logits, labels):
     """What evaluation keeps of each batch: `(batch, TOP_K)` label ids, best first; not 1,000 logits a question."""
-    logits = output[0] if isinstance(output, tuple) else output
     return logits.topk(min(TOP_K, logits.shape[-1])).indices

@@ -14,7 +14,6 @@ from .scores import paired_difference
 @one_line_errors
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="vqafusion-compare",
         description="Compare two eval.py runs on the same questions: paired differences in official accuracy, with "
         "95 % bootstrap intervals over images and the p-value of a randomisation test.",
     )

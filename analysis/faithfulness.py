@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .heat_maps import VARIANTS, heat_map
+from .heat_maps import VARIANTS, heat_map, map_inputs
 from .scores import rounded_interval
 
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the patches taken away or put back
@@ -73,9 +73,7 @@ def faithfulness(model, collator, rows, seed=0, variants=tuple(VARIANTS)):
 
 def _maps(model, batch, variants):
     """`(questions, variants, rows, columns)`"""
-    features = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-    states = model.vqafusion.encode_image(batch["pixel_values"].to(model.device))
-    features["image_states"] = states[batch["image_index"].to(model.device)]
+    features = map_inputs(model, batch)
     return np.stack([heat_map(model, features, name).cpu().numpy() for name in variants], axis=1)
 
 

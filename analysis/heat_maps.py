@@ -10,6 +10,15 @@ from ..pipeline_vqafusion import ablation_map
 QUESTION = ("input_ids", "attention_mask")
 
 
+def map_inputs(model, batch):
+    """What [`heat_map`] takes, of a batch of a [`VqaCollator`]: each question's tokens and its image's states."""
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    states = batch.get("image_states")
+    if states is None:
+        states = model.vqafusion.encode_image(batch["pixel_values"])
+    return {**{name: batch[name] for name in QUESTION}, "image_states": states[batch["image_index"]].float()}
+
+
 def heat_map(model, features, variant, layer=None, head=None):
     """
     Args:

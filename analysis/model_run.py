@@ -16,7 +16,7 @@ from ..data_prep.image_features import cache_image_states, this_process
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, question_score
 from ..processing_vqafusion import max_question_length
 from .calibration import expected_calibration_error, fit_temperature, in_first_half
-from .heat_maps import DEFAULT, heat_map
+from .heat_maps import DEFAULT, heat_map, map_inputs
 
 MAP_BATCH = 8  # questions whose heat maps are drawn together, each of as many passes as it has patches
 FIT_QUESTIONS = 20_000  # half of them for the temperature; the logits of these are held in memory
@@ -106,7 +106,7 @@ class ModelRun:
         found = self.model.config.answer_temperature
         write_json(file, {**json.loads(file.read_text()), "answer_temperature": found})
 
-    def heat_maps(self, indices, variant=DEFAULT):
+    def heat_maps(self, indices):
         """For each of the rows a nested list `(rows, columns)` that sums to 1; none of a model that does not look."""
         if self.model.config.blind:
             return {}
@@ -115,17 +115,8 @@ class ModelRun:
         for at in tqdm(range(0, len(indices), MAP_BATCH), desc="Drawing heat maps", unit="batch"):
             part = indices[at : at + MAP_BATCH]
             batch = self.collator([self.encoded[index] for index in part])
-            maps.update(zip(part, heat_map(self.model, self.features(batch), variant).tolist()))
+            maps.update(zip(part, heat_map(self.model, map_inputs(self.model, batch), DEFAULT).tolist()))
         return maps
-
-    def features(self, batch):
-        """What [`heat_map`] takes, of a batch of the collator."""
-        batch = {name: value.to(self.model.device) for name, value in batch.items()}
-        states = batch.get("image_states")
-        if states is None:
-            states = self.model.vqafusion.encode_image(batch["pixel_values"])
-        question = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return {**question, "image_states": states[batch["image_index"]].float()}
 
     def _logits(self, order, desc):
         """

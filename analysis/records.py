@@ -1,6 +1,7 @@
 """What a run keeps of every question, and how it is read back: by the report, by a comparison, from other systems."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from ..command_line import whole_file
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, answer_text, question_score
 
 RECORDS = "answers.jsonl"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which JSON allows and no file can hold
 _FROM_ROW = ("question_id", "image_id", "question", "question_type", "answer_type", "answers")
 
 
@@ -131,7 +133,7 @@ def read_predictions(file, question_ids):
     answers = {}
     for position, entry in enumerate(entries):
         key, answer, score = entry.get("question_id"), entry.get("answer"), entry.get("score")
-        if type(key) is not int or not isinstance(answer, str) or not answer.isascii() and _unwritable(answer):
+        if type(key) is not int or not isinstance(answer, str) or _SURROGATE.search(answer):
             raise ValueError(f"{file}: entry {position} needs question_id, a number, and answer, a text: {entry}")
         if score is not None and (
             isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1
@@ -147,12 +149,3 @@ def read_predictions(file, question_ids):
         if keys:
             raise ValueError(f"{file}: {len(keys)} questions are {what}, such as {min(keys, key=str)}")
     return [answers[key] for key in question_ids]
-
-
-def _unwritable(text):
-    """Half of a surrogate pair, which JSON allows and no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

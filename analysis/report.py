@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -149,18 +150,12 @@ def _gallery(indices, records, rows, run):
         grid = record.get("heat_map")
         cards.append({
             "id": record["question_id"], "picture": position[record["image_id"]], "question": record["question"],
-            "type": record["answer_type"], "kind": record["question_type"], "human": _counted(record["answers"]),
+            "type": record["answer_type"], "kind": record["question_type"],
+            "human": Counter(record["answers"]).most_common(),
             "ranked": record["ranked"], "accuracy": record["accuracy"], "categories": record.get("categories"),
             "blind": record.get("blind"), "map": _map(grid) if grid else None,
         })  # fmt: skip
     return {"pictures": pictures, "cards": cards}
-
-
-def _counted(answers):
-    counts = {}
-    for answer in answers:
-        counts[answer] = counts.get(answer, 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])
 
 
 def _picture(source, run):

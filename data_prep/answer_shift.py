@@ -30,7 +30,7 @@ def answer_shifts(rows, reference, num_answers):
     Raises:
         DataError: a provenance that no question has, or none of another one.
     """
-    provenance = [origin or "" for origin in rows["provenance"]]
+    provenance = rows["provenance"][:]
     if unknown := set(reference) - set(provenance):
         known = ", ".join(sorted(set(provenance) - {""})) or "none"
         raise DataError(f"no training question has the provenance {', '.join(sorted(unknown))}; known: {known}")

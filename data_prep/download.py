@@ -32,7 +32,7 @@ TRIES = 4
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="vqafusion-data", description="Fetch VQA v2 from its official addresses.")
+    parser = argparse.ArgumentParser(description="Fetch VQA v2 from its official addresses.")
     parser.add_argument("data_dir", help="folder to fetch it into; give it as --data_dir afterwards")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["train2014", "val2014"])
     parser.add_argument("--dry_run", action="store_true", help="only list what would be fetched")

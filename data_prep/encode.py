@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ class VqaCollator:
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
         blind (`bool`): leave the images out.
         answer_shifts (`(shifts, answers)`, *optional*): of [`answer_shifts`]; the rows' `answer_shift` says which.
-        teacher_probabilities (`(questions, answers)`, *optional*): of all rows, which know their `position`.
+        teacher_probabilities (path, *optional*): the file of [`teacher_probabilities`], of all rows, which know their
+            `position`; a path, so that a worker that is started anew is not sent a gigabyte.
     """
 
     processor: Any
@@ -141,7 +143,7 @@ class VqaCollator:
         if self.answer_shifts is not None:
             by_question["answer_shifts"] = self.answer_shifts[[row["answer_shift"] for row in rows]]
         if self.teacher_probabilities is not None:
-            taught = self.teacher_probabilities[[row["position"] for row in rows]]
+            taught = _mapped(self.teacher_probabilities)[[row["position"] for row in rows]]
             by_question["teacher_probabilities"] = torch.from_numpy(taught).float()
         return {
             "input_ids": padded["input_ids"],
@@ -170,6 +172,11 @@ class VqaCollator:
         top, left = torch.randint(0, 2 * most + 1, (2,), generator=chance).tolist()
         padded = torch.nn.functional.pad(image, (most,) * 4, mode="replicate")
         return padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+
+
+@cache
+def _mapped(file):
+    return np.load(file, mmap_mode="r")
 
 
 def train_tokenizer(questions, vocab_size=4000):

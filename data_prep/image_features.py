@@ -44,6 +44,10 @@ class ImageStates:
     def __len__(self):
         return len(self.position)
 
+    def __getstate__(self):
+        """For a worker that is started anew: it maps the shards itself, where pickle would send what they hold."""
+        return {**vars(self), "shards": {}}
+
     def __getitem__(self, image_id):
         shard, row = divmod(self.position[image_id], SHARD_IMAGES)
         if shard not in self.shards:

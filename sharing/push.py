@@ -30,7 +30,7 @@ print(json.dumps(ask(sys.argv[3], json.loads(sys.argv[4]))))
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="vqafusion-push", description="Push a model, its page or the metric.")
+    parser = argparse.ArgumentParser(description="Push a model, its page or the metric.")
     parser.add_argument("model", nargs="?", help="folder that train.py made; with --space, a model's name on the Hub")
     parser.add_argument("repo", nargs="?", help="where to: user/name")
     parser.add_argument("--metric", metavar="USER/NAME", help="push the metric as a Space instead of a model")

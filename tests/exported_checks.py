@@ -160,8 +160,8 @@ def test_the_page_answers_with_it_and_offers_one_map(folders):
     answerer = app.Answerer(app.load_pipeline(str(folders / "onnx"), False))
     seen = answerer.look(draw())
     assert answerer.answer(QUESTIONS[0], seen)[0]["score"] > 0
-    assert answerer.maps == [app.EVERY_LAYER]
-    assert answerer.overlay(QUESTIONS[0], seen, app.EVERY_LAYER, 0.5).size == draw().size
+    assert answerer.maps == [app.ABLATION]
+    assert answerer.overlay(QUESTIONS[0], seen, app.ABLATION, 0.5).size == draw().size
 
 
 def test_without_openvino_onnx_runtime_answers(folders, models, monkeypatch):

@@ -18,7 +18,7 @@ import torch
 from conftest import ANSWERS, ROOT, draw, free_port, tiny_config
 from gradio_client import Client, handle_file
 from PIL import Image
-from test_processing_vqafusion import huge_header
+from test_processing_vqafusion import encoded, huge_header
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, app
 from vqafusion.pipeline_vqafusion import VqaFusionPipeline
@@ -43,7 +43,10 @@ def test_it_answers_as_the_pipeline_does(answerer):
     assert [a["score"] for a in answers] == pytest.approx([a["score"] for a in expected], abs=1e-6)
 
 
-def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_path):
+def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_path, monkeypatch):
+    inner, done = answerer.model.vqafusion, []
+    encode = inner.encode_image
+    monkeypatch.setattr(inner, "encode_image", lambda pixels: done.append(len(pixels)) or encode(pixels))
     ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "ask").fn
     seen = None
     for name, encoded, asked in (("a", 1, 1), ("a", 1, 2), ("b", 2, 1), ("c", 3, 1)):
@@ -52,7 +55,7 @@ def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_
             draw("red" if name == "a" else "blue").save(file)
         *_, talk, seen = ask(str(file), ASK, answerer.maps[0], 0.5, seen)
         file.unlink(missing_ok=True)
-        assert answerer.encoded == encoded and len(talk) == 2 * asked
+        assert sum(done) == encoded and len(talk) == 2 * asked
 
 
 def test_a_message_to_a_visitor_who_left_harms_nobody(answerer):
@@ -71,17 +74,17 @@ def test_what_takes_too_long_ends_in_plain_words(answerer, tmp_path, monkeypatch
 
 
 def test_every_heat_map_has_the_pictures_size_and_follows_the_opacity(answerer):
-    assert answerer.maps == [app.EVERY_LAYER, *(f"attention, layer {number}" for number in (1, 2, 3))]
+    assert answerer.maps == [app.ABLATION, *(f"attention, layer {number}" for number in (1, 2, 3))]
     seen = answerer.look(draw())
     drawn = [answerer.overlay(ASK, seen, name, 0.5) for name in answerer.maps]
     assert all(overlay.size == draw().size for overlay in drawn) and len({o.tobytes() for o in drawn}) == 4
-    assert answerer.overlay(ASK, seen, app.EVERY_LAYER, 0).tobytes() == draw().tobytes()
+    assert answerer.overlay(ASK, seen, app.ABLATION, 0).tobytes() == draw().tobytes()
 
 
 def test_a_large_picture_is_kept_small(answerer):
     seen = answerer.look(draw(size=(4000, 2000)))
     assert seen["image"].size == (app.MAX_SHOWN, app.MAX_SHOWN // 2)
-    assert answerer.overlay(ASK, seen, app.EVERY_LAYER, 0.5).size == seen["image"].size
+    assert answerer.overlay(ASK, seen, app.ABLATION, 0.5).size == seen["image"].size
 
 
 def test_below_the_threshold_it_is_not_sure(model, processor):
@@ -93,7 +96,7 @@ def test_a_blind_model_answers_without_heat_maps(model, processor):
     model.config.blind = True
     answerer = app.Answerer(VqaFusionPipeline(model=model, processor=processor))
     seen = answerer.look(draw())
-    assert answerer.maps == [] and answerer.encoded == 0 and answerer.answer(ASK, seen)[0]["answer"] in ANSWERS
+    assert answerer.maps == [] and seen["states"] is None and answerer.answer(ASK, seen)[0]["answer"] in ANSWERS
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,8 @@ def test_a_blind_model_answers_without_heat_maps(model, processor):
         ("image.png", None, "  ", "Type a question"),
         ("image.png", None, "a" * 201, "longer than 200 characters"),
         ("text.jpg", b"this is text", ASK, "not a picture"),
-        ("huge.png", huge_header(), ASK, "many pixels|not a picture"),
+        ("huge.png", huge_header(), ASK, "not a picture"),
+        ("large.png", encoded(Image.new("1", (5001, 5001))), ASK, "too many pixels"),
         ("empty.png", b"", ASK, "not a picture"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from test_processing_vqafusion import encoded, huge_header
 
 from vqafusion import eval as evaluation
 from vqafusion import infer, train
+from vqafusion.command_line import parse
+from vqafusion.trainer import VqaTrainingArguments
 
 TINY = {
     "vision_config": {
@@ -32,6 +35,10 @@ TINY = {
     "color_levels": 2, "alignment_weight": 0.3,
     "train_split": SPLIT, "eval_split": SPLIT, "dataset": "vqa_v2", "learning_rate": 1e-3,
     "per_device_train_batch_size": 4, "num_train_epochs": 2, "questions_per_image": 2, "disable_tqdm": True,
+}  # fmt: skip
+ONLY_PARTS = {  # masks most of a picture, by chance
+    "model_type": "vit_mae", "image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 32,
 }  # fmt: skip
 
 
@@ -85,22 +92,27 @@ def test_train_resumes(trained, tmp_path):
         refused(result.returncode, Printed(result), str(checkpoint), said)
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), "no checkpoint in")
+    only_model = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    (only_model / "scheduler.pt").unlink()
+    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
+    refused(result.returncode, Printed(result), str(only_model), "weights only")
 
 
 def test_a_second_run_is_refused_and_a_signal_saves(trained, tmp_path):
     arguments = ("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 100_000,
                  "--save_strategy", "steps", "--eval_strategy", "steps", "--save_steps", 20, "--eval_steps", 20,
-                 "--save_total_limit", 3)  # fmt: skip
+                 "--save_total_limit", 3, "--dataloader_num_workers", 1)  # fmt: skip
     first = subprocess.Popen(
         [sys.executable, ROOT / arguments[0], *map(str, arguments[1:])],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        start_new_session=True,
     )  # fmt: skip
     while not list((tmp_path / "model").glob("checkpoint-*")):
         assert first.poll() is None
         time.sleep(0.1)
     second = run(*arguments)
     refused(second.returncode, Printed(second), "another run is writing to", str(tmp_path / "model"))
-    first.terminate()
+    os.killpg(first.pid, signal.SIGTERM)  # its worker gets it as well, as from `timeout` and batch systems
     said = first.communicate(timeout=120)[0]
     assert first.returncode == 128 + 15 and "SIGTERM after step" in said and "--resume_from_checkpoint True" in said
     step = int(said.split("after step ")[1].split(",")[0])
@@ -330,6 +342,9 @@ def test_a_model_that_was_half_copied_is_named(trained, tmp_path, capsys):
     refused(*in_process(capsys, *ask), "model are damaged", "copy the folder again")
     (tmp_path / "model" / "tokenizer.json").unlink()
     refused(*in_process(capsys, *ask), "tokenizer.json is missing", "copy the folder again")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dropout": "much"}))
+    refused(*in_process(capsys, *ask), "config.json", "is wrong", "dropout")
 
 
 class Printed:
@@ -363,8 +378,20 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
         ("num_train_epochs", "-1 --max_steps 0", "--num_train_epochs must be above 0"),
         ("per_device_eval_batch_size", "0", "--per_device_eval_batch_size must be at least 1"),
         ("image_states_dir", "/proc/none", "/proc/none"),
+        ("vision_config", json.dumps(ONLY_PARTS, separators=(",", ":")), "'vit_mae' sees other parts"),
     ):
         arguments = (trained / "recipe.yaml", f"--{name}", *value.split(), "--output_dir", tmp_path / "out")
         refused(*in_process(capsys, *arguments, script=train), said)
     refused(*in_process(capsys, trained / "recipe.yaml", script=train), "give --output_dir")
+    (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nhidden_size: 32.5\n")
+    code, printed = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
+    assert (
+        code == 2 and "--hidden-size: invalid int value: '32.5'" in printed.err and len(printed.err.splitlines()) == 2
+    )
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_recipe_says_no_as_yaml_understands_it(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("eval_strategy: no\nload_best_model_at_end: no\nlearning_rate: 1e-3\n")
+    (args,) = parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path)], "", VqaTrainingArguments)
+    assert args.eval_strategy == "no" and args.load_best_model_at_end is False and args.learning_rate == 1e-3

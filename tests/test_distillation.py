@@ -88,8 +88,9 @@ def test_two_processes_take_turns(teachers, rows, processor, tmp_path):
 def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, processor, tmp_path, weight):
     model = teachers[0][0]
     taught = np.random.default_rng(0).random((len(rows), len(ANSWERS))).astype(np.float16)
+    np.save(tmp_path / "taught.npy", taught)
     rows = rows.add_column("position", list(range(len(rows)))[::-1])
-    batch = VqaCollator(processor, len(ANSWERS), teacher_probabilities=taught)(list(rows))
+    batch = VqaCollator(processor, len(ANSWERS), teacher_probabilities=tmp_path / "taught.npy")(list(rows))
     torch.testing.assert_close(batch["teacher_probabilities"], torch.from_numpy(taught[::-1].copy()).float())
     args = VqaTrainingArguments(output_dir=str(tmp_path), teacher_weight=weight, report_to=[])
     with torch.no_grad():
@@ -114,7 +115,7 @@ def test_a_teacher_that_was_trained_otherwise_is_not_taken(tmp_path):
     folder = tmp_path / "teachers" / "0"
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").touch()
-    data, model = DataArguments("easy_vqa"), ModelArguments()
+    data, model = DataArguments(dataset="easy_vqa"), ModelArguments()
     args = VqaTrainingArguments(output_dir=str(tmp_path), num_teachers=1, teacher_epochs=2, seed=5)
     write_json(folder / "training.json", {"dataset": "easy_vqa", "seed": 5, "num_train_epochs": 2})
     assert train.train_teacher(data, model, args, tmp_path, 0) == folder

@@ -43,11 +43,10 @@ def make(processor, tmp_path):
             "learning_rate": 1e-3, "logging_steps": 1, "report_to": "none", "disable_tqdm": True, **changes,
         })  # fmt: skip
         model = VqaFusionForVisualQuestionAnswering(tiny_config(blind=blind))
-        trainer = VqaTrainer(
-            model=model, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:5])
-        )
-        trainer.train_collator = trainer.data_collator = VqaCollator(processor, 6, flip=True, max_shift=4, blind=blind)
-        return trainer
+        return VqaTrainer(
+            model=model, args=args, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:5]),
+            data_collator=VqaCollator(processor, 6, flip=True, max_shift=4, blind=blind),
+        )  # fmt: skip
 
     return make
 
@@ -174,6 +173,19 @@ def test_the_best_checkpoint_outlives_rotation(make, processor):
     assert trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-4"
     saved = json.loads(Path(trainer.args.output_dir, "checkpoint-4", "trainer_state.json").read_text())
     assert saved["best_model_checkpoint"] == trainer.state.best_model_checkpoint
+
+
+def test_the_best_step_is_saved_though_others_are_saved_less_often(make):
+    trainer = make(
+        eval_strategy="steps", eval_steps=2, save_steps=4, save_total_limit=1, load_best_model_at_end=True,
+        metric_for_best_model="overall", max_steps=8,
+    )  # fmt: skip
+    scores = iter([3.0, 2.0, 9.0, 1.0])
+    trainer.compute_metrics = lambda prediction: {"overall": next(scores)}
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-6"
+    best = load_file(f"{trainer.args.output_dir}/checkpoint-6/model.safetensors")
+    assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
 
 
 def test_logs_tell_rates_by_part_and_speed(make):

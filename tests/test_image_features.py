@@ -1,6 +1,7 @@
 """Stored states: equal to pixels, never stale, whole after a kill, found again."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -111,6 +112,13 @@ def test_other_weights_preprocessing_colors_or_images_are_another_cache(rows, mo
     assert folders() == 5
     model.config.image_pool_size = 2
     assert folders() == 6
+
+
+def test_a_worker_that_is_started_anew_maps_the_states_itself(rows, model, processor, tmp_path):
+    states, image_id = cache(rows, model, processor, tmp_path), rows[0]["image_id"]
+    expected = states[image_id]
+    sent = pickle.loads(pickle.dumps(states))
+    assert states.shards and not sent.shards and (sent[image_id] == expected).all()
 
 
 def test_a_data_folder_that_was_moved_is_known_again(rows, model, processor, tmp_path, capsys):

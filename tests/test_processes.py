@@ -45,7 +45,8 @@ def trained(tmp_path_factory):
         "dataset": "own", "data_dir": str(folder), "train_split": "train.jsonl", "eval_split": "dev.jsonl",
         "alignment_weight": 0.0,  # which compares the images of one process's batch
         "dropout": 0.0, "text_config": TINY["text_config"] | still, "max_steps": STEPS, "logging_steps": 1,
-        "questions_per_image": 1, "per_device_eval_batch_size": 4, "report_to": "none",
+        "questions_per_image": 1, "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 4,
+        "report_to": "none",
     }  # fmt: skip
     (folder / "recipe.json").write_text(json.dumps(recipe))
 
@@ -140,6 +141,11 @@ def test_answers_are_looked_for_on_two_processes_but_not_with_fsdp(trained):
     assert looked["shown_answers.words"].any() and looked["shown_answers.usual"].any()
     sharded = load_file(trained(2, *steps, "--fsdp") / "model.safetensors")
     assert not sharded["shown_answers.words"].any() and sharded["shown_answers.usual"].isfinite().all()
+
+
+def test_two_processes_train_what_has_parameters_without_gradients(trained):
+    losses = logged(trained(2, "--blind", "True", "--gradient_checkpointing", "True", "--max_steps", 3), "loss")
+    assert len(losses) == 3 and losses.isfinite().all()
 
 
 def test_two_processes_learn_from_a_teacher(trained):

@@ -30,6 +30,14 @@ def test_learning_rates_by_part():
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
+def test_a_given_optimizer_keeps_its_rates():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config())
+    args = VqaTrainingArguments(output_dir=UNUSED, learning_rate=1e-3, report_to=[])
+    given = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    trainer = VqaTrainer(model, args, eval_dataset=[0], optimizers=(given, None))
+    assert trainer.create_optimizer() is given and [group["lr"] for group in given.param_groups] == [0.5]
+
+
 def test_evaluation_keeps_the_order_of_the_data_set():
     rows = Dataset.from_dict({"length": [9, 1, 5, 3, 7, 2], "answers": [["a"]] * 6, "image_id": list("aabbcc")})
     args = VqaTrainingArguments(
@@ -37,7 +45,6 @@ def test_evaluation_keeps_the_order_of_the_data_set():
         eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
     )  # fmt: skip
     trainer = VqaTrainer(model=VqaFusionForVisualQuestionAnswering(tiny_config()), args=args, data_collator=list)
-    trainer.train_collator = list
     trainer.train_dataset = rows
     assert [row["length"] for batch in trainer.get_eval_dataloader(rows) for row in batch] == rows["length"][:]
     assert sorted(row["length"] for batch in trainer.get_train_dataloader() for row in batch) == [1, 2, 3, 5, 7, 9]
@@ -67,6 +74,9 @@ def test_the_alignment_loss_is_in_every_training_loss(shifted):
         {"num_teachers": -1},
         {"teacher_weight": 0},
         {"teacher_weight": 1.5},
+        {"prediction_loss_only": True},
+        {"eval_do_concat_batches": False},
+        {"accelerator_config": {"dispatch_batches": True}},
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes):

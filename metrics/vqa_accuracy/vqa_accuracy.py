@@ -5,7 +5,7 @@ published scores were made with them.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import lru_cache
 
 import datasets
@@ -129,10 +129,7 @@ def soft_scores(answers):
         `dict[str, float]`: answer, as it is compared (normalised unless all are identical), to score in [0, 1].
     """
     compared, _ = _compared(answers)
-    counts = {}
-    for answer in compared:
-        counts[answer] = counts.get(answer, 0) + 1
-    return {answer: _score(count, len(compared)) for answer, count in counts.items()}
+    return {answer: _score(count, len(compared)) for answer, count in Counter(compared).items()}
 
 
 def question_score(prediction, answers):
