@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .data_prep.answers import answer_type
 from .data_prep.encode import max_encoded_length
-from .data_prep.own_data import answer_type
 
 
 def answer_tokens(config, tokenizer):

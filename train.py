@@ -204,13 +204,54 @@ def record(data, model_arguments, args):
     return {name: value for name, value in given.items() if name not in machine and not name.startswith("hub_")}
 
 
-def evaluation_of(step, state, answer_types):
-    """Of a `TrainerState`: the scores of the model of that step, as eval.py writes them; None without any."""
+def kept_scores(trainer):
+    """The scores of the weights that are kept, as eval.py writes them; None if they were not evaluated."""
+    state, chosen = trainer.state, trainer.args.load_best_model_at_end
+    step = state.best_global_step if chosen else state.global_step
     for entry in state.log_history:
         if entry["step"] == step and "eval_overall" in entry:
-            by_type = {kind: entry[f"eval_{kind}"] for kind in answer_types}
+            by_type = {kind: entry[f"eval_{kind}"] for kind in sorted(set(trainer.eval_dataset["answer_type"]))}
             return {"overall": entry["eval_overall"], "per_answer_type": by_type, "top_5": entry["eval_top_5"]}
     return None
+
+
+def save(trainer, processor, output_dir, made_by, evaluated):
+    """
+    Put the model into its folder, whole or not at all, with `made_by` as training.json and, in metrics.json, its scores
+    beside what `evaluated` says of the split.
+    """
+    staged = output_dir / SAVING
+    trainer.save_model(staged)
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    forget_last_use(processor.tokenizer)
+    processor.save_pretrained(staged)
+    save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
+    write_json(staged / "training.json", made_by)
+    if scores := kept_scores(trainer):
+        write_json(staged / "metrics.json", evaluated | scores)
+    for file in staged.iterdir():
+        os.replace(file, output_dir / file.name)
+    staged.rmdir()
+
+
+def load_sets(data):
+    """The training and the evaluation split, and the stream that the first one is, with --streaming."""
+    train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
+    data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
+    stream = None
+    if data.streaming:
+        stream = open_stream(data.data_dir, data.train_split)
+        train_set = on_disk(stream, images=False)
+        eval_set = on_disk(open_stream(data.data_dir, data.eval_split))
+    else:
+        train_set, eval_set = (
+            load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
+            for split in (data.train_split, data.eval_split)
+        )
+    check_answered(eval_set, data.eval_split)
+    return train_set, eval_set, stream
 
 
 @one_line_errors
@@ -270,19 +311,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
 def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for_answers=True):
     """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
     set_seed(args.seed)
-    train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
-    data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
-    stream = None
-    if data.streaming:
-        stream = open_stream(data.data_dir, data.train_split)
-        train_set = on_disk(stream, images=False)
-        eval_set = on_disk(open_stream(data.data_dir, data.eval_split))
-    else:
-        train_set, eval_set = (
-            load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
-            for split in (data.train_split, data.eval_split)
-        )
-    check_answered(eval_set, data.eval_split)
+    train_set, eval_set, stream = load_sets(data)
     scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"]))]
     if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in scores:
         raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")
@@ -344,25 +373,12 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
             print(stopped)
         raise SystemExit(128 + stopped.received) from None  # as a shell counts signals
     trainer.look_for_answers()  # by the weights that are kept, which were not evaluated in every case
-    staged = output_dir / SAVING
-    trainer.save_model(staged)
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        forget_last_use(processor.tokenizer)
-        processor.save_pretrained(staged)
-        save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
-        write_json(staged / "training.json", record(data, model_arguments, args))
-        kept = trainer.state.best_global_step if args.load_best_model_at_end else trainer.state.global_step
-        if scores := evaluation_of(kept, trainer.state, sorted(set(eval_set["answer_type"]))):
-            kind = "blind" if model.config.blind else "model"
-            what = {"run": kind, "dataset": data.dataset, "split": data.eval_split, "questions": len(eval_set)}
-            if len(eval_set) < in_split:
-                what["questions_in_split"] = in_split
-            extra = {"vocabulary_ceiling": most["evaluation"], "chosen_on_this_split": True}
-            write_json(staged / "metrics.json", what | scores | extra)
-        for file in staged.iterdir():
-            os.replace(file, output_dir / file.name)
-        staged.rmdir()
+    kind = "blind" if model.config.blind else "model"
+    evaluated = {"run": kind, "dataset": data.dataset, "split": data.eval_split, "questions": len(eval_set)}
+    if len(eval_set) < in_split:
+        evaluated["questions_in_split"] = in_split
+    evaluated |= {"vocabulary_ceiling": most["evaluation"], "chosen_on_this_split": True}
+    save(trainer, processor, output_dir, record(data, model_arguments, args), evaluated)
     if result.global_step > begun:
         result.metrics["peak_memory_gib"] = peak_memory()
         trainer.log_metrics("train", result.metrics)

@@ -7,7 +7,7 @@ category holds is what its answers fall short of 100, as a share of that of all 
 import math
 from collections import Counter
 
-from ..data_prep.own_data import answer_type
+from ..data_prep.answers import answer_type
 from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
 from .records import most_common_answer
 

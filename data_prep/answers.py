@@ -1,4 +1,4 @@
-"""Answer vocabulary, from the training split only, and soft targets."""
+"""Human answers: how many, of which type; the vocabulary, from the training split only; soft targets."""
 
 import json
 from collections import Counter, defaultdict
@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 from ..metrics.vqa_accuracy.vqa_accuracy import answer_text, normalize_answer, question_score, soft_scores
+
+MIN_ANSWERS = 10
+FEW_ANSWERS = 5
 
 
 def build_vocabulary(answers, size):
@@ -127,3 +130,23 @@ def soft_targets(answers, label2id):
         if label is not None and score > 0:
             found[label] = max(score, found.get(label, 0.0))
     return list(found), list(found.values())
+
+
+def ten_answers(answers):
+    """
+    Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
+    counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
+    et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
+    they are written, and no model answers "Red" or "two", so they are normalised. So must be what is compared
+    with them.
+    """
+    times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
+    return [answer_text(answer) for answer in answers] * times
+
+
+def answer_type(answer):
+    """`"yes/no"`, `"number"` or `"other"`, by the answer's text."""
+    answer = normalize_answer(answer)
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "number" if answer.replace(".", "", 1).isdecimal() else "other"

@@ -18,6 +18,7 @@ from huggingface_hub.file_download import http_get
 from tqdm import tqdm
 
 from ..command_line import one_line_errors, writable_folder
+from ..sharing.retries import PASSING, status
 from . import DataError
 
 # https://visualqa.org/download.html and https://cocodataset.org/#download
@@ -94,7 +95,7 @@ def fetch(address, file, size):
                 http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
             break
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-            if attempt == TRIES or not _may_pass(error):
+            if attempt == TRIES or status(error) not in (None, *PASSING):
                 raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
             time.sleep(2**attempt / 4)
     # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
@@ -177,16 +178,9 @@ def _broken(file, thorough):
         return str(error)
 
 
-def _may_pass(error):
-    """Whether the next try may have more luck: not if the server says that there is no such file."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status is None or status >= 500 or status in (408, 429)
-
-
 def _reason(error):
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"the server answered {response.status_code}"
+    if status(error) is not None:
+        return f"the server answered {status(error)}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -3,11 +3,12 @@
 from contextlib import contextmanager
 from hashlib import blake2b
 
-from datasets import Image, concatenate_datasets, load_dataset
+from datasets import Features, Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from . import FEATURES, DataError, check_unique
-from .own_data import MIN_ANSWERS, answer_type, ten_answers, whole_number
+from .answers import MIN_ANSWERS, answer_type, ten_answers
+from .own_data import whole_number
 
 NEEDED = ("image", "question", "answers")
 PICTURES = ("jpg", "jpeg", "png", "webp")  # as a WebDataset names the pictures of its samples
@@ -37,9 +38,7 @@ def load(name, split):
         rows = rows.map(unfold, remove_columns=rows.column_names, desc="Reading samples")
     if renamed := renamed_columns(rows.column_names):
         rows = rows.rename_columns(renamed)
-    lacking = [column for column in NEEDED if column not in rows.column_names]
-    if lacking:
-        raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(rows.column_names)}")
+    check_columns(rows.column_names, name)
     if not len(rows):
         raise DataError(f"split {split!r} of {name} is empty")
     if "image_id" not in rows.column_names:
@@ -56,7 +55,7 @@ def load(name, split):
         with_indices=True,
         batched=True,
         remove_columns=names,
-        features=type(FEATURES)({column: kind for column, kind in FEATURES.items() if column != "image"}),
+        features=Features({column: kind for column, kind in FEATURES.items() if column != "image"}),
         desc="Reading questions and answers",
     )
     check_unique(set(light["question_id"]), len(light), name)
@@ -76,6 +75,12 @@ def loading(name, split):
 def renamed_columns(names):
     """A data set's columns that have another name in `NEEDED`, to that name."""
     return {"answer": "answers"} if "answer" in names and "answers" not in names else {}
+
+
+def check_columns(there, name):
+    """Raise `DataError` if the data set `name` lacks one of the columns that are `NEEDED`."""
+    if lacking := [column for column in NEEDED if column not in there]:
+        raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(there)}")
 
 
 def unfold(sample):

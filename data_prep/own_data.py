@@ -8,12 +8,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..metrics.vqa_accuracy.vqa_accuracy import answer_text, normalize_answer
 from . import FEATURES, DataError, check_unique, drop_missing_images
+from .answers import answer_type, ten_answers
 
 ENDINGS = (".jsonl", ".csv")
-MIN_ANSWERS = 10
-FEW_ANSWERS = 5
 
 
 def load(data_dir, split, skip_missing_images=False):
@@ -129,23 +127,3 @@ def whole_number(name, value):
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name!r} must have at most 63 bits, not {value!r}")
     return number
-
-
-def ten_answers(answers):
-    """
-    Answers (`list[str]`) for which the official accuracy says what it should, although nobody asked ten people: it
-    counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
-    et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
-    they are written, and no model answers "Red" or "two", so they are normalised. So must be what is compared
-    with them.
-    """
-    times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
-    return [answer_text(answer) for answer in answers] * times
-
-
-def answer_type(answer):
-    """`"yes/no"`, `"number"` or `"other"`, by the answer's text."""
-    answer = normalize_answer(answer)
-    if answer in ("yes", "no"):
-        return "yes/no"
-    return "number" if answer.replace(".", "", 1).isdecimal() else "other"

@@ -3,12 +3,12 @@
 from itertools import count
 
 import torch
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, Features, Image, load_dataset
 from datasets.distributed import split_dataset_by_node
 
 from . import FEATURES, DataError
 from .encode import encode_batch
-from .hub import NEEDED, content_id, loading, renamed_columns, same_columns, unfold
+from .hub import check_columns, content_id, loading, renamed_columns, same_columns, unfold
 
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
 
@@ -38,10 +38,8 @@ def open_stream(name, split):
     if renamed := renamed_columns(first):
         rows = rows.rename_columns(renamed)
         first = {renamed.get(column, column): value for column, value in first.items()}
-    lacking = [column for column in NEEDED if first.get(column) is None]
-    if lacking:
-        raise DataError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(first)}")
-    features = type(FEATURES)({**FEATURES, "image": Image(decode=False)})
+    check_columns([column for column, value in first.items() if value is not None], name)
+    features = Features({**FEATURES, "image": Image(decode=False)})
     dropped = [column for column in first if column not in FEATURES]
     return rows.map(_rename, batched=True, batch_size=100, fn_kwargs={"split": split}, remove_columns=dropped,
                     features=features)  # fmt: skip
@@ -63,7 +61,7 @@ def on_disk(rows, images=True):
         `datasets.Dataset` on disk, with the columns of `FEATURES`.
     """
     columns = tuple(column for column in FEATURES if images or column != "image")  # a list would be taken for shards
-    features = type(FEATURES)({column: FEATURES[column] for column in columns})
+    features = Features({column: FEATURES[column] for column in columns})
     return Dataset.from_generator(_columns, features=features, gen_kwargs={"rows": rows, "columns": columns})
 
 

@@ -49,7 +49,7 @@ def arguments():
 @one_line_errors
 def main(argv=None):
     args = arguments().parse_args(argv)
-    if [bool(args.metric), bool(args.model), bool(args.repo or args.space)] not in ([1, 0, 0], [0, 1, 1]):
+    if [bool(args.metric), bool(args.model), bool(args.repo) + bool(args.space)] not in ([1, 0, 0], [0, 1, 1]):
         raise ValueError("give a folder and user/name, or user/name and --space user/page, or --metric user/name")
     where = {"private": args.private, "revision": args.revision, "create_pr": args.create_pr}
     if args.metric:

@@ -63,13 +63,14 @@ def _cause(error):
     return cause if cause is not None and not isinstance(error, (httpx2.HTTPError, OfflineModeIsEnabled)) else error
 
 
-def _status(error):
+def status(error):
+    """The HTTP status behind an error, None where there was no answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _may_pass(error):
     if isinstance(error, HfHubHTTPError):
-        return _status(error) in PASSING
+        return status(error) in PASSING
     return isinstance(error, httpx2.TransportError)
 
 
@@ -79,26 +80,26 @@ def _wanted_wait(error):
 
 
 def _explained(repo, error, fault):
-    status = _status(fault)
+    code = status(fault)
     if isinstance(fault, OfflineModeIsEnabled):
         return f"{repo} cannot be reached while HF_HUB_OFFLINE is set: unset it to ask the Hub"
     if getattr(fault, "errno", None) in NO_ROOM or getattr(error, "errno", None) in NO_ROOM:
         return f"no room for {repo} in {HF_HUB_CACHE}: make room there, or set HF_HOME to another disk; run it again"
-    if status == 401 and not isinstance(fault, RepositoryNotFoundError):
+    if code == 401 and not isinstance(fault, RepositoryNotFoundError):
         return "the Hub does not know your token: run `hf auth login`, or set HF_TOKEN to one of yours"
     if isinstance(fault, RevisionNotFoundError):
         return f"{repo} has no such revision"
-    if isinstance(fault, RepositoryNotFoundError) or status == 404:
+    if isinstance(fault, RepositoryNotFoundError) or code == 404:
         return f"there is no {repo} on the Hub, or your token may not see it: check the name, or run `hf auth login`"
-    if status == 403:
+    if code == 403:
         return f"your token may not write to {repo}: use a token with write access, or a name of your own"
-    if status == 429:
+    if code == 429:
         return f"the Hub asks to wait before {repo} is asked for again (429): run it again later"
-    if status in PASSING:
-        return f"the Hub cannot answer for {repo} ({status}): run it again later; what it has is not sent again"
-    if status is not None:
+    if code in PASSING:
+        return f"the Hub cannot answer for {repo} ({code}): run it again later; what it has is not sent again"
+    if code is not None:
         said = getattr(fault, "server_message", None) or " ".join(str(fault).split())
-        return f"the Hub refuses {repo} ({status}): {said}"
+        return f"the Hub refuses {repo} ({code}): {said}"
     if isinstance(error, LocalEntryNotFoundError):
         return f"{repo} is not in the cache, and the Hub cannot be reached: check the connection, and run it again"
     if isinstance(fault, OSError) and not isinstance(fault, ConnectionError | TimeoutError):

@@ -49,13 +49,13 @@ def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_
     monkeypatch.setattr(inner, "encode_image", lambda pixels: done.append(len(pixels)) or encode(pixels))
     ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "ask").fn
     seen = None
-    for name, encoded, asked in (("a", 1, 1), ("a", 1, 2), ("b", 2, 1), ("c", 3, 1)):
+    for name, looks, asked in (("a", 1, 1), ("a", 1, 2), ("b", 2, 1), ("c", 3, 1)):
         file = tmp_path / f"{name}.png"
         if asked == 1:
             draw("red" if name == "a" else "blue").save(file)
         *_, talk, seen = ask(str(file), ASK, answerer.maps[0], 0.5, seen)
         file.unlink(missing_ok=True)
-        assert sum(done) == encoded and len(talk) == 2 * asked
+        assert sum(done) == looks and len(talk) == 2 * asked
 
 
 def test_a_message_to_a_visitor_who_left_harms_nobody(answerer):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import forks
 import pytest
@@ -389,6 +390,17 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
         code == 2 and "--hidden-size: invalid int value: '32.5'" in printed.err and len(printed.err.splitlines()) == 2
     )
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("chosen, kept", [(True, 29.0), (False, None)])
+def test_the_scores_in_the_folder_are_those_of_its_weights(chosen, kept):
+    log = [{"step": 2, "eval_overall": 29.0, "eval_top_5": 50.0, "eval_number": 29.0}, {"step": 3, "loss": 1.0}]
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(log_history=log, best_global_step=2, global_step=3),
+        args=SimpleNamespace(load_best_model_at_end=chosen), eval_dataset={"answer_type": ["number"]},
+    )  # fmt: skip
+    scores = train.kept_scores(trainer)
+    assert scores == ({"overall": kept, "per_answer_type": {"number": 29.0}, "top_5": 50.0} if chosen else None)
 
 
 def test_a_recipe_says_no_as_yaml_understands_it(tmp_path):

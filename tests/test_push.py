@@ -280,6 +280,7 @@ def test_a_folder_without_model_and_bad_usage(hub, home, saved, tmp_path):
         ((tmp_path, REPO), "no config.json"),
         ((tmp_path,), "give a folder and user/name"),
         ((), "give a folder and user/name"),
+        (("user/name", "user/other", "--space", "user/page"), "give a folder and user/name"),
         ((tmp_path, REPO, "--metrics", tmp_path / "none.json"), "none.json"),
     ):
         result = push(hub, home, *arguments)
