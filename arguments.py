@@ -14,7 +14,9 @@ ENCODERS = ("vision_model", "text_model", "vision_config", "text_config")  # arg
 class SourceArguments:
     """What train.py and eval.py both ask of the data."""
 
-    dataset: str = field(metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet)"})
+    dataset: str = field(
+        metadata={"help": "easy_vqa, vqa_v2, own (your JSON Lines or CSV) or hub (parquet or WebDataset)"}
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "folder of the data set, or its name on the Hub; easy_vqa needs none"}
     )
@@ -30,10 +32,14 @@ class SourceArguments:
 @dataclass(kw_only=True)
 class DataArguments(SourceArguments):
     train_split: str | None = field(
-        default=None, metadata={"help": "default: train, or train2014; of own data, the file's name"}
+        default=None,
+        metadata={
+            "help": "split to train on; of own data, the file's name; easy_vqa has train, vqa_v2 train2014 if not given"
+        },
     )
     eval_split: str | None = field(
-        default=None, metadata={"help": "what to choose on; default: validation, or val2014"}
+        default=None,
+        metadata={"help": "split to choose the checkpoint on; easy_vqa has validation, vqa_v2 val2014 if not given"},
     )
     num_answers: int = field(default=1000, metadata={"help": "size of the answer vocabulary, at most"})
     answer_list: str | None = field(
@@ -44,8 +50,12 @@ class DataArguments(SourceArguments):
         default=False,
         metadata={"help": "read the training split of hub data shard by shard, never all at once; needs --max_steps"},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "use at most so many questions, spread over the split"}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "use at most so many questions, spread over the split"}
+    )
     flip: bool = field(default=False, metadata={"help": "mirror images at random; not where left and right matter"})
     max_shift: int = field(default=0, metadata={"help": "move training images by up to so many pixels at random"})
 
@@ -84,7 +94,7 @@ class ModelArguments:
         default=0, metadata={"help": "do not train the text encoder's embeddings and so many of its first layers"}
     )
     blind: bool = field(default=False, metadata={"help": "never look at the image: the baseline to beat"})
-    answer_loss: str = field(default="bce", metadata={"help": "bce or ce"})
+    answer_loss: str = field(default="bce", metadata={"help": "bce: sigmoid over soft targets; ce: softmax"})
     alignment_weight: float = field(
         default=0.0,
         metadata={"help": "above 0, let each word look for its patches first; weight of the loss that it learns with"},

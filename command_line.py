@@ -62,6 +62,8 @@ def parse(argv, description, *dataclass_types):
 def _read_recipe(file, is_base=False):
     try:
         recipe = yaml.safe_load(Path(file).read_text())  # JSON is YAML
+    except FileNotFoundError:
+        raise ValueError(f"there is no recipe {file}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):

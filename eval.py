@@ -41,7 +41,9 @@ class EvalArguments(SourceArguments):
     )
     train_split: str | None = field(default=None, metadata={"help": "where the prior is counted"})
     batch_size: int = field(default=64, metadata={"help": "questions per forward pass"})
-    max_samples: int | None = field(default=None, metadata={"help": "use so many, spread over the split"})
+    max_samples: int | None = field(
+        default=None, metadata={"help": "use at most so many questions, spread over the split"}
+    )
     blind_run: str | None = field(
         default=None,
         metadata={"help": "--output_dir of the blind model's run, to compare with"},
@@ -49,7 +51,7 @@ class EvalArguments(SourceArguments):
     prior_run: str | None = field(default=None, metadata={"help": "--output_dir of the prior's run, to compare with"})
     fit_temperature: bool = field(
         default=False,
-        metadata={"help": "fit it on half of the images and keep it in the model's folder"},
+        metadata={"help": "temperature scaling: fit it on half of the images and keep it in the model's folder"},
     )
     abstain_below: float | None = field(
         default=None, metadata={"help": "below this probability the answer is 'not sure': what would that be worth?"}

@@ -31,8 +31,8 @@ def arguments():
     parser = argparse.ArgumentParser(description="Write a trained model for fast answers on a CPU.")
     parser.add_argument("model", help="name on the Hub or folder")
     parser.add_argument("output", help="new folder for the exported model")
-    parser.add_argument("--format", choices=["onnx"], default="onnx")
-    parser.add_argument("--int8", action="store_true", help="weights in 8 bits, activations quantised as they come")
+    parser.add_argument("--format", choices=["onnx"], default="onnx", help="the one there is")
+    parser.add_argument("--int8", action="store_true", help="quantise dynamically to 8 bits")
     return parser
 
 

@@ -19,7 +19,9 @@ def arguments():
     parser.add_argument("--question", required=True, help="the question")
     parser.add_argument("--output", help="where to write the picture with its heat map, such as result.png")
     parser.add_argument("--top_k", type=int, default=5, help="how many answers (default 5)")
-    parser.add_argument("--abstain_below", type=float, default=0.0, help="below this probability: not sure")
+    parser.add_argument(
+        "--abstain_below", type=float, default=0.0, help="'not sure' comes first where the best answer is less probable"
+    )
     parser.add_argument("--json", action="store_true", help="print the answers as JSON")
     return parser
 

@@ -20,9 +20,11 @@ from .metrics.vqa_accuracy.vqa_accuracy import TOP_K
 @dataclass
 class VqaTrainingArguments(TrainingArguments):
     output_dir: str | None = field(default=None, metadata={"help": "where the model goes (needed)"})
-    text_learning_rate: float | None = field(default=None, metadata={"help": "of the text encoder, if another"})
+    text_learning_rate: float | None = field(
+        default=None, metadata={"help": "learning rate of the text encoder; that of the rest if not given"}
+    )
     vision_learning_rate: float | None = field(
-        default=None, metadata={"help": "of an unfrozen vision encoder, likewise"}
+        default=None, metadata={"help": "that of an unfrozen vision encoder, likewise"}
     )
     questions_per_image: int = field(
         default=1,
@@ -44,11 +46,12 @@ class VqaTrainingArguments(TrainingArguments):
     num_teachers: int = field(
         default=0,
         metadata={
-            "help": "train so many models before, with seeds from num_teachers times the seed on, and learn from them "
-            "together too"
+            "help": "train so many models first, with seeds from num_teachers times the seed on, and distil them"
         },
     )
-    teacher_epochs: float | None = field(default=None, metadata={"help": "how long each teacher is trained, if other"})
+    teacher_epochs: float | None = field(
+        default=None, metadata={"help": "epochs of each teacher; num_train_epochs if not given"}
+    )
     teacher_weight: float = field(default=0.6, metadata={"help": "weight of the teachers against the answers"})
     bf16_where_fast: bool = field(
         default=False,
@@ -60,6 +63,13 @@ class VqaTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool | None = field(default=True)
     metric_for_best_model: str | None = field(default="overall")
     remove_unused_columns: bool | None = field(default=False)
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "True: go on from the newest checkpoint in --output_dir; auto: likewise, or from the start if "
+            "there is none; or a checkpoint's folder"
+        },
+    )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     # BERT's pooler and the image branch of a blind model get no gradient; `Trainer` takes that into account by default,
     # but not with --gradient_checkpointing.
@@ -166,8 +176,8 @@ class VqaTrainer(WholeCheckpoints, Trainer):
             self.stop_at_signal.restore()
 
     def evaluate(self, *args, **kwargs):
-        self.look_for_answers()
         start = time.perf_counter()
+        self.look_for_answers()
         metrics = super().evaluate(*args, **kwargs)
         if self._logged:  # the questions per second are those of training
             self._logged = self._logged[0], self._logged[1] + time.perf_counter() - start

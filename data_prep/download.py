@@ -35,7 +35,13 @@ TRIES = 4
 def arguments():
     parser = argparse.ArgumentParser(description="Fetch VQA v2 from its official addresses.")
     parser.add_argument("data_dir", help="folder to fetch it into; give it as --data_dir afterwards")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["train2014", "val2014"])
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=["train2014", "val2014"],
+        help="train2014 and val2014 if not given",
+    )
     parser.add_argument("--dry_run", action="store_true", help="only list what would be fetched")
     parser.add_argument("--no_images", action="store_true", help="questions and annotations only")
     parser.add_argument("--keep_zips", action="store_true", help="keep the images' zips when they are unpacked")
@@ -91,7 +97,7 @@ def fetch(address, file, size):
         try:
             with open(part, "ab") as opened:
                 if opened.tell() > size:  # of another version of the file
-                    opened.truncate(0)
+                    opened.seek(opened.truncate(0))
                 http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
             break
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:

@@ -58,12 +58,32 @@ def test_logits_are_those_of_pytorch(models, questions, images):
     assert torch.allclose(exact, expected, atol=1e-5)
     assert not torch.equal(rough, exact)
     assert (rough - expected).abs().max() < 0.2 * expected.std()
+    if questions == 1:  # no padding
+        del features["attention_mask"]
+        assert torch.allclose(models["onnx"][1](**features).logits, expected, atol=1e-5)
+
+
+def test_both_files_are_in_8_bits_and_have_states_of_their_own(folders, models):
+    for name in ("onnx", "int8"):
+        for part in ("vision.onnx", "fusion.onnx"):
+            assert (b"MatMulInteger" in (folders / name / part).read_bytes()) == (name == "int8")
+    exact, rough = (models[name][1] for name in ("onnx", "int8"))
+    assert not exact.vision_model.digest.equal(rough.vision_model.digest)
+    assert type(rough.sessions["fusion.onnx"]).__name__ == "OnnxRuntimeSession"
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit, match="2"):
+        export.main([str(folders / "torch"), str(tmp_path / "new")])
+    assert "it is not kept" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_unclear_which_image_is_asked_about(models):
     processor, model = models["onnx"]
     features = inputs(processor, QUESTIONS, ["red", "blue"])
-    for index, message in ((None, "3 questions about 2 images"), (torch.tensor([0, 1, 2]), "from 0 to 1")):
+    outside = [(torch.tensor(index), "from 0 to 1") for index in ([0, 1, 2], [0, -1, 0])]
+    for index, message in ((None, "3 questions about 2 images"), *outside):
         with pytest.raises(ValueError, match=message):
             model(**features | {"image_index": index})
 

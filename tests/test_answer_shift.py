@@ -58,6 +58,12 @@ def test_few_questions_shift_little():
     few = rows((1000, "whole", "other", "what", WHITE), (2, "kites", "other", "what", KITE))
     table, of_question = answer_shifts(few, ["whole"], 4)
     assert 0 < table[of_question[-1]][KITE] < 4 and table.isfinite().all()
+    said = {"whole": 1.0, "kites": 0.3}  # by one of ten people
+    unsure = rows(*((1000, part, "other", "what", KITE) for part in said))
+    table, of_question = answer_shifts(
+        unsure.map(lambda row: {"label_scores": [said[row["provenance"]]]}), ["whole"], 4
+    )
+    assert table[of_question[-1]][KITE] < -1
 
 
 def test_what_cannot_be_compared_is_refused():

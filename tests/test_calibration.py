@@ -48,6 +48,7 @@ def test_perfect_and_constant_confidence():
     assert expected_calibration_error([1.0] * 4, [0, 0, 0, 0]) == 1
     assert expected_calibration_error([0.25] * 4, [1, 0, 0, 0]) == 0
     assert [(row["low"], row["high"]) for row in reliability([0.0, 1.0], [0, 1], 4)] == [(0, 0.25), (0.75, 1)]
+    assert [row["high"] for row in reliability([0.25, 0.5], [0, 1], 4)] == [0.25, 0.5]
 
 
 def test_the_temperature_is_found_and_lowers_the_error_on_data_it_was_not_fitted_on():
@@ -67,6 +68,7 @@ def test_the_temperature_of_independent_answers():
     logits = 2 * torch.randn(6000, 1, generator=generator)
     right = (torch.rand(6000, generator=generator) < logits[:, 0].sigmoid()).double()
     assert fit_temperature(3 * logits, right, torch.sigmoid) == pytest.approx(3, rel=0.15)
+    assert fit_temperature(logits.abs(), torch.ones(6000), torch.sigmoid) == 0.05  # no run has 0
 
 
 def test_risk_and_coverage_by_hand():
@@ -113,6 +115,12 @@ def test_halves_are_of_images_and_do_not_depend_on_order():
     half = in_first_half(images)
     assert 430 < half.sum() < 570
     assert (in_first_half(images[::-1]) == half[::-1]).all()
+
+
+def test_a_threshold_is_measured_on_images_that_it_was_not_chosen_on():
+    images = np.arange(200)
+    row = abstention(np.full(200, 0.8), in_first_half(images), images)["effective_reliability"]
+    assert (row["threshold"], row["with_threshold"], row["coverage"]) == (0.8, -100, 100)
 
 
 def test_abstention_names_its_threshold_and_gains_by_it():

@@ -364,6 +364,7 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
     annotations_file(data).write_text("{")
     result = run("eval.py", *model, "--split", SPLIT, "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "not valid JSON", "annotations.json")
+    refused(*in_process(capsys, tmp_path / "none.yaml", script=train), "there is no recipe", "none.yaml")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nlearning_speed: 3\n")
     code, printed = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
     refused(code, printed, "learning_speed")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import draw
-from datasets import Dataset, Image
+from datasets import Dataset, Image, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,12 +76,17 @@ def test_zipped_files_are_read_and_changes_are_seen(official):
         file.unlink()
     rows = load_split("vqa_v2", SPLIT, official)
     assert rows[5]["question"] == "is this red 2?" and len(rows) == 6
+    with pytest.raises(DataError, match=f"splits there: {SPLIT}"):
+        load_split("vqa_v2", "val2014", official)
 
 
 def test_test_splits_need_no_annotations(tmp_path):
     folder = write_vqa_v2(tmp_path / "data", split="test2015")
     (folder / "v2_mscoco_test2015_annotations.json").unlink()
     assert load_split("vqa_v2", "test2015", folder)[0]["answers"] == []
+    questions = folder / "v2_OpenEnded_mscoco_test2015_questions.json"
+    questions.rename(folder / "v2_OpenEnded_mscoco_test-dev2015_questions.json")
+    assert load_split("vqa_v2", "test-dev2015", folder)[0]["image_id"] == "test2015/1"  # both are about the same images
 
 
 def questions_file(official):
@@ -108,6 +113,12 @@ def replace(file, old, new):
         (lambda d: annotations_file(d).unlink(), "no annotations of split"),
         (lambda d: replace(annotations_file(d), "1002", "7"), "question_id 1002"),
         (lambda d: replace(questions_file(d), "1001", "1000"), "more than once"),
+        (
+            lambda d: annotations_file(d).write_text(
+                json.dumps({"annotations": 2 * json.loads(annotations_file(d).read_text())["annotations"]})
+            ),
+            "6 question ids stand more than once",
+        ),
         (lambda d: (d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink(), "1 images are missing"),
         (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
         (lambda d: replace(annotations_file(d), '"Red."', "3"), "answers[7].answer"),
@@ -162,8 +173,8 @@ def test_vocabulary_is_normalised_frequent_first_and_reproducible():
 
 
 def test_published_vocabularies_are_read(tmp_path):
-    write_json(tmp_path, "answers.json", ["Yes", "yes", "two", "net"])
-    assert read_vocabulary(tmp_path / "answers.json") == ["yes", "2", "net"]
+    write_json(tmp_path, "answers.json", ["Yes", "yes", "two", "net", "A"])
+    assert read_vocabulary(tmp_path / "answers.json") == ["yes", "2", "net", "a"]
     for text in ("{}", "[1]", "[", "[]"):
         write_json(tmp_path, "answers.json", text)
         with pytest.raises(ValueError, match="answers.json"):
@@ -182,6 +193,15 @@ def test_ceiling_and_prior(official, processor):
     assert prior_answers(rows, rows, 1) == [["yes"]] * 6
     other = rows.map(lambda row: {"question_type": "unseen"})
     assert prior_answers(rows, other, 5)[0] == ["yes", "red"]
+    rare_first = encode(
+        rows.map(lambda row: {"answers": row["answers"][::-1]}), processor.tokenizer, {"yes": 0, "red": 1}
+    )
+    assert ceiling(vocabulary_best(rare_first, ["yes", "red"])) == 100
+    two_types = {
+        "question_type": ["is it", "how many", "which"] * 2,
+        "answers": [["yes"] * 10, ["2", "3", "2"] * 4, ["a", "the"]] * 2,
+    }
+    assert prior_answers(two_types, two_types, 2) == [["yes"], ["2", "3"], ["yes", "2"]] * 2
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "Red.", "red", "2", "two", "dog"]), min_size=10, max_size=10))
@@ -199,11 +219,17 @@ def test_encoding_keeps_every_row_and_is_found_again(official, processor):
     label2id = {"red": 0, "blue": 1}
     rows = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, label2id)
     assert rows[0]["label_ids"] == [0] and rows[0]["label_scores"] == [pytest.approx(0.9)]
-    processor(text=["short", "a much longer question than that"])  # the tokenizer remembers its last padding
+    processor(
+        text=["short", "a much longer question than that"], max_length=6
+    )  # the tokenizer remembers its last padding
     again = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, label2id)
     assert again.cache_files == rows.cache_files and rows.cache_files
     other = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"yes": 0})
     assert other.cache_files != rows.cache_files and other[0]["label_scores"] == [1.0]
+    short = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, label2id, max_length=4)
+    assert short["length"][:] == [4] * 6 and min(rows["length"]) > 4
+    words = encode(load_split("vqa_v2", SPLIT, official), train_tokenizer(["is it red"]), label2id)
+    assert words["input_ids"][:] != rows["input_ids"][:]
     none = encode(load_split("vqa_v2", SPLIT, official), processor.tokenizer, {"cat": 0})
     assert len(none) == 6 and none[0]["label_ids"] == []
 
@@ -237,6 +263,11 @@ def test_batches_hold_each_image_once(official, processor):
     assert batch["pixel_values"].shape == (2, 3, 32, 32) and batch["image_index"].tolist() == [0, 1, 0, 1]
     assert torch.allclose(batch["labels"], torch.tensor([[1.0, 0.9]] * 4))
     assert batch["input_ids"].shape == batch["attention_mask"].shape
+    shifts = torch.tensor([[0.0, 0], [1, 2]])
+    batch = VqaCollator(processor, 2, blind=True, answer_shifts=shifts)(
+        [{**rows[i], "answer_shift": i} for i in (1, 0)]
+    )
+    assert "pixel_values" not in batch and batch["answer_shifts"].tolist() == [[1, 2], [0, 0]]
 
 
 def test_broken_images_are_named_in_a_batch(official, processor):
@@ -255,6 +286,8 @@ def test_augmentation_moves_pixels_but_invents_none(official, processor):
     assert all(torch.equal(one, collator([row])["pixel_values"]) for one, row in zip(moved, rows))
     assert any(not torch.equal(plain, one) for one in moved)
     assert all(set(one.unique().tolist()) <= set(plain.unique().tolist()) for one in moved)
+    by_one = VqaCollator(processor, 1, max_shift=1)
+    assert len({by_one([{**rows[0], "question_id": i}])["pixel_values"].numpy().tobytes() for i in range(99)}) == 9
     mirrored = [VqaCollator(processor, 1, flip=True)([row])["pixel_values"] for row in rows]
     assert {torch.equal(one, plain) or -torch.equal(one, plain.flip(-1)) for one in mirrored} == {1, -1}
 
@@ -312,6 +345,7 @@ def test_few_and_foreign_answers(official):
 
 
 def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
+    draw("blue").save(official / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg")
     rows = load_split("vqa_v2", SPLIT, official)
     table = {
         "question_type": rows["question_type"][:], "question": rows["question"][:], "answer_type": ["yes/no"] * 6,
@@ -323,8 +357,10 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
                   rows.cast_column("image", Image(decode=False))["image"]],
     }  # fmt: skip
     copy = Dataset.from_dict(table).cast_column("image", Image())
-    folder, bare, single, lacking = (tmp_path / name for name in ("copy", "bare", "single", "lacking"))
-    for place in (folder, bare, single, lacking):
+    folder, bare, single, lacking, twice, both = map(
+        tmp_path.joinpath, ("copy", "bare", "single", "lacking", "twice", "both")
+    )
+    for place in (folder, bare, single, lacking, twice, both):
         place.mkdir()
     copy.to_parquet(folder / "train-00000-of-00001.parquet")
     again = load_split("hub", "train", folder)
@@ -337,13 +373,19 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     copy.select_columns(["image", "question", "answers"]).to_parquet(bare / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", bare)
     assert rows["question_id"][:] == [0, 1, 2, 3, 4, 5] and rows["answer_type"][0] == "yes/no"
-    assert len(set(rows["image_id"])) == len({image.tobytes() for image in rows["image"]}) < 6
+    assert len(set(rows["image_id"])) == len({image.tobytes() for image in rows["image"]}) == 2
     one = copy.remove_columns(["answers", "answer_type"]).add_column("answer", ["Yes"] * 6)
     one.add_column("answer_type", ["other", None] * 3).to_parquet(single / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", single)
     assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3
     copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
-    for place, split, words in ((lacking, "train", "no column answers"), (bare, "val", "cannot be loaded")):
+    copy.add_column("answer", ["no"] * 6).to_parquet(both / "train-00000-of-00001.parquet")
+    assert load_split("hub", "train", both)["answers"][0] == ["yes"] * 7 + ["Red."] * 3
+    concatenate_datasets([copy, copy]).to_parquet(twice / "train-00000-of-00001.parquet")
+    for place, split, words in (
+        (lacking, "train", "no column answers"), (bare, "val", "cannot be loaded"),
+        (twice, "train", "6 question ids stand more than once"),
+    ):  # fmt: skip
         with pytest.raises(DataError, match=words):
             load_split("hub", split, place)
 

@@ -49,10 +49,13 @@ def test_probabilities_are_the_mean_and_stand_in_the_rows_order(teachers, rows, 
             expected = sum(model.probabilities(model(**batch).logits[0]) for model in models) / 2
         np.testing.assert_allclose(probabilities, expected, atol=2e-3)
     assert np.ptp(found, axis=0).max() > 0.05  # else their order would not show
+    at_once = teacher_probabilities(folders, rows, collator, tmp_path / "once.npy", batch_size=3)  # not in their order
+    np.testing.assert_allclose(at_once, found, atol=2e-3)
     np.save(tmp_path / "all.npy", np.zeros_like(found))
     assert not teacher_probabilities(folders, rows, collator, tmp_path / "all.npy", 2).any()  # not asked again
-    with pytest.raises(ValueError, match="all.npy was made for other"):
-        teacher_probabilities(folders, rows.select([0]), collator, tmp_path / "all.npy", 2)
+    for other, answers in ((rows.select([0]), collator), (rows, VqaCollator(processor, len(ANSWERS) + 1))):
+        with pytest.raises(ValueError, match="all.npy was made for other"):
+            teacher_probabilities(folders, other, answers, tmp_path / "all.npy", 2)
 
 
 ASKING = """
@@ -92,10 +95,11 @@ def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, proces
     rows = rows.add_column("position", list(range(len(rows)))[::-1])
     batch = VqaCollator(processor, len(ANSWERS), teacher_probabilities=tmp_path / "taught.npy")(list(rows))
     torch.testing.assert_close(batch["teacher_probabilities"], torch.from_numpy(taught[::-1].copy()).float())
+    batch["answer_shifts"] = torch.rand(len(rows), len(ANSWERS))  # of the answers, not of what teachers say
     args = VqaTrainingArguments(output_dir=str(tmp_path), teacher_weight=weight, report_to=[])
     with torch.no_grad():
         loss, output = VqaTrainer(model, args, eval_dataset=[0]).compute_loss(model, dict(batch), return_outputs=True)
-        answers = model.answer_loss(output.logits, batch["labels"])
+        answers = model.answer_loss(output.logits + batch["answer_shifts"], batch["labels"])
         teaching = model.answer_loss(output.logits, batch["teacher_probabilities"])
     torch.testing.assert_close(loss, (1 - weight) * answers + weight * teaching)
 

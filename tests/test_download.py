@@ -44,6 +44,8 @@ class Server:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
+                if fault == "flipped":
+                    data = data[:100] + bytes([data[100] ^ 1]) + data[101:]
                 if fault == "wrong":
                     data = b"x" * len(data)
                 start = 0
@@ -118,6 +120,13 @@ def test_lists_fetches_unpacks_and_then_does_nothing(server, tmp_path, capsys):
     assert server.sent == total and "all there" in capsys.readouterr().out
 
 
+def test_images_may_be_left_out_and_their_zips_kept(server, tmp_path):
+    fetch(server, tmp_path / "data", "--no_images")
+    assert names(tmp_path / "data") == sorted([QUESTIONS, ANNOTATIONS])
+    fetch(server, tmp_path / "data", "--keep_zips")
+    assert names(tmp_path / "data") == sorted([QUESTIONS, ANNOTATIONS, IMAGES, "val2014"])
+
+
 def test_cut_connections_are_resumed(server, tmp_path):
     server.faults = {IMAGES: ["cut", "cut"], QUESTIONS: ["cut"]}
     fetch(server, tmp_path / "data")
@@ -130,6 +139,7 @@ def test_an_interrupted_call_goes_on_where_it_was(server, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / f"{IMAGES}.part").write_bytes(server.files[IMAGES][:1500])
+    (folder / f"{QUESTIONS}.part").write_bytes(bytes(10_000))  # of an older, larger version
     (folder / ".val2014.part" / "val2014").mkdir(parents=True)
     (folder / ".val2014.part" / "val2014" / f"COCO_val2014_{1:012d}.jpg").write_bytes(b"half")
     fetch(server, folder)
@@ -139,7 +149,7 @@ def test_an_interrupted_call_goes_on_where_it_was(server, tmp_path):
 
 
 def test_a_failing_server_is_tried_again(server, tmp_path):
-    server.faults = {QUESTIONS: [500, 500]}
+    server.faults = {QUESTIONS: [500, 429]}
     fetch(server, tmp_path / "data")
     assert (tmp_path / "data" / QUESTIONS).exists()
 
@@ -152,6 +162,7 @@ def test_a_failing_server_is_tried_again(server, tmp_path):
         ({QUESTIONS: [404] * 9}, "answered 404", [f"{QUESTIONS}.part"]),
         ({QUESTIONS: ["wrong"]}, "not a whole zip", []),
         ({IMAGES: ["wrong"]}, "not a whole zip", [ANNOTATIONS, QUESTIONS]),
+        ({QUESTIONS: ["flipped"]}, "not a whole zip", []),
     ],
 )
 def test_faults_are_told_in_a_line_and_nothing_looks_whole(server, tmp_path, capsys, faults, words, left):
@@ -180,6 +191,7 @@ def test_damaged_and_foreign_archives_leave_no_folder(tmp_path):
 def test_unreachable_servers_full_disks_and_bad_folders(server, tmp_path, capsys, monkeypatch):
     for more, words in (
         (["--vqa_url", "http://127.0.0.1:9"], "cannot be reached"),
+        (["--coco_url", "http://127.0.0.1:9"], "cannot be reached"),
         (["--splits", "train2013"], "train2013"),
     ):
         with pytest.raises(SystemExit) as stop:

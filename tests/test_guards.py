@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,12 @@ def test_logs_tell_rates_by_part_and_speed(make):
     trainer.train()
     entry = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
     assert entry["learning_rate"] == 1e-3 and entry["text_learning_rate"] == 1e-5
+    trainer._logged = 6, 0.0
+    trainer.evaluate()
+    assert trainer._logged[1] > 0  # the time that it took is left out
+    trainer.args.gradient_accumulation_steps, trainer._logged = 3, (0, time.perf_counter() - 2)
+    trainer.log({"loss": 1.0, "learning_rate": 0.0})
+    assert trainer.state.log_history[-1]["questions_per_second"] == pytest.approx(6 * 3 * 4 / 2, rel=0.1)
     assert entry["questions_per_second"] > 0 and entry["peak_memory_gib"] > 0 and entry["grad_norm"] > 0
 
 

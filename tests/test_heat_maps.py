@@ -17,7 +17,7 @@ PLACE = 6  # of 4 × 4, row by row
 
 
 class Spotlight(nn.Module):
-    """The first answer's score is the brightness of one place, the second's is always 0."""
+    """The first answer's score is the brightness of one place, the second's is always 1."""
 
     device = torch.device("cpu")
 
@@ -30,7 +30,7 @@ class Spotlight(nn.Module):
 
     def forward(self, input_ids, attention_mask, image_states):
         score = image_states[:, PLACE].mean(dim=-1)
-        return SimpleNamespace(logits=torch.stack([score, torch.zeros_like(score)], dim=-1))
+        return SimpleNamespace(logits=torch.stack([score, torch.ones_like(score)], dim=-1))
 
     def probabilities(self, logits):
         return logits.sigmoid()
@@ -53,8 +53,11 @@ class Rows(list):
 
 
 def collate(rows):
-    pixels = torch.stack([row["pixels"] for row in rows])
-    return {**question(len(rows)), "pixel_values": pixels, "image_index": torch.arange(len(rows))}
+    images = {row["image_id"]: row["pixels"] for row in rows}
+    index = [list(images).index(row["image_id"]) for row in rows]
+    return {
+        **question(len(rows)), "pixel_values": torch.stack(list(images.values())), "image_index": torch.tensor(index)
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -91,11 +94,31 @@ def test_attention_by_layer_and_head(model):
         heat_map(model, features, "x")
 
 
+@pytest.mark.parametrize("variant", ["rollout", "relevance"])
+def test_what_is_carried_through_the_layers_by_hand(model, variant):
+    features, weights = {**question(2), "image_states": torch.randn(2, 17, 32)}, []
+    for layer in model.vqafusion.fusion_layers:
+        for stream in (layer.question_to_image, layer.image_to_question):
+            stream.attention.register_forward_hook(lambda *call: weights.append(call[2][1]))
+    logits = model(**features, output_attentions=True).logits
+    gradients = torch.autograd.grad(logits.amax(dim=-1).sum(), weights, materialize_grads=True)
+    if variant == "relevance":
+        weights = [(w * g).clamp(min=0) for w, g in zip(weights, gradients)]
+    words, patches = torch.eye(21).repeat(2, 1, 1).split([4, 17], dim=1)
+    for looks, reads in zip(weights[::2], weights[1::2]):
+        words, patches = words + looks.mean(dim=1) @ patches, patches + reads.mean(dim=1) @ words
+    expected = words[:, 0, 4 + 1 :].detach()
+    found = heat_map(model, features, variant).flatten(1)
+    torch.testing.assert_close(found, expected / expected.sum(dim=-1, keepdim=True), atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("variant", ["ablation", "integrated_gradients"])
 def test_the_place_that_matters_is_found(variant):
     model = Spotlight()
     maps = heat_map(model, {**question(2), "image_states": model.encode_image(pictures(2, 5.0))}, variant)
     assert maps.flatten(1).argmax(-1).tolist() == [PLACE, PLACE] and maps.amax() > 0.99
+    even = heat_map(model, {**question(1), "image_states": torch.full((1, 16, 3), 2.0)}, variant)
+    torch.testing.assert_close(even, torch.full((1, 4, 4), 1 / 16))  # no place differs from the mean
 
 
 def test_a_place_that_speaks_against_the_answer_is_not_shown():
@@ -118,7 +141,8 @@ def test_ablation_by_hand():
 
 
 def test_faithful_maps_beat_a_random_order_and_others_do_not():
-    rows = Rows({"pixels": pixels, "image_id": str(number)} for number, pixels in enumerate(pictures(40, 4.0)))
+    images = enumerate(pictures(20, 4.0))
+    rows = Rows({"pixels": pixels, "image_id": str(number)} for number, pixels in images for question in range(2))
     result = faithfulness(Spotlight(), collate, rows, variants=("ablation",))
     ablation, random = result["ablation"], result["random"]
     # Without the place the probability is one half. A map that has it first loses it at the first step of a quarter,
@@ -127,6 +151,7 @@ def test_faithful_maps_beat_a_random_order_and_others_do_not():
     assert ablation["deletion"] == pytest.approx(50 + 0.125 * (whole - 50), abs=0.5)
     assert ablation["insertion"] == pytest.approx(whole - 0.125 * (whole - 50), abs=0.5)
     assert random["deletion"] == pytest.approx((whole + 50) / 2, abs=4)
+    assert result["centre"]["deletion"] == pytest.approx(ablation["deletion"], abs=0.5)  # where the place is
     for curve in ("deletion", "insertion"):
         low, high = ablation[f"{curve}_gain_interval"]
         assert 0 < low < ablation[f"{curve}_gain"] < high

@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TWO_PROCESSES, draw, tiny_config
+from datasets import Dataset
 from test_data_prep import SPLIT, write_vqa_v2
 from transformers import ResNetConfig
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode
-from vqafusion.data_prep.image_features import ImageStates, _normalized_later, cache_image_states, pixel_values
+from vqafusion.data_prep.image_features import (
+    ImageStates,
+    _normalized_later,
+    cache_image_states,
+    normalization,
+    pixel_values,
+)
 
 
 @pytest.fixture
@@ -28,21 +35,25 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def rows(tmp_path):
-    return load_split("vqa_v2", SPLIT, write_vqa_v2(tmp_path / "data", images=5))
+    data = write_vqa_v2(tmp_path / "data", images=5)
+    draw("blue").save(data / SPLIT / f"COCO_{SPLIT}_{5:012d}.jpg")
+    return load_split("vqa_v2", SPLIT, data)
 
 
 def cache(rows, model, processor, folder):
     return cache_image_states(rows, model.vqafusion, processor.image_processor, folder, batch_size=2, num_threads=1)
 
 
-def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, small_shards):
+def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr("vqafusion.data_prep.image_features.OPEN_SHARDS", 1)
     states = cache(rows, model, processor, tmp_path / "cache")
     assert len(states) == 5 and states[rows[0]["image_id"]].shape == (17, 32)
     encoded = encode(rows, processor.tokenizer, {"yes": 0})
-    batch = [encoded[i] for i in (0, 4, 13, 1)]
+    batch = [encoded[i] for i in (13, 0, 4, 1)]
     pixels, stored = VqaCollator(processor, 6)(batch), VqaCollator(processor, 6, states)(batch)
     assert "pixel_values" not in stored and stored["image_states"].dtype == torch.float16
     assert torch.allclose(model(**pixels).logits, model(**stored).logits, atol=2e-3)
+    assert not torch.allclose(pixels["pixel_values"][0], pixels["pixel_values"][1]) and len(states.shards) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -66,6 +77,7 @@ class Brightened:
 def test_bytes_are_normalized_where_the_processor_allows_it(processor):
     pictures = [draw("blue"), draw("red").resize((90, 40))]
     usual = processor.image_processor
+    assert normalization(usual) == {name: pytest.approx(getattr(usual, name)) for name in ("image_mean", "image_std")}
     for image_processor, as_bytes in ((usual, True), (Brightened(usual), False)):
         options, normalize = _normalized_later(image_processor)
         pixels = pixel_values(pictures, image_processor, **options)
@@ -112,6 +124,21 @@ def test_other_weights_preprocessing_colors_or_images_are_another_cache(rows, mo
     assert folders() == 5
     model.config.image_pool_size = 2
     assert folders() == 6
+    model.config.vision_config.layer_norm_eps = 1e-3
+    assert folders() == 7
+
+
+def test_pictures_within_the_data_and_their_names_are_told_apart(model, processor, tmp_path):
+    for name, color in (("1", "red"), ("1", "blue"), ("2", "blue")):
+        rows = Dataset.from_dict({"image_id": [name], "image": [draw(color)]})
+        assert cache(rows, model, processor, tmp_path / "cache")[name].shape == (17, 32)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_model_that_was_saved_finds_its_states_again(rows, model, processor, saved, tmp_path):
+    for each in (model, VqaFusionForVisualQuestionAnswering.from_pretrained(saved)):
+        cache(rows, each, processor, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_worker_that_is_started_anew_maps_the_states_itself(rows, model, processor, tmp_path):

@@ -29,7 +29,8 @@ def test_shapes(model):
     assert [a.shape for a in output.question_to_image_attentions] == [(3, 4, 7, 17)] * 3
     assert [a.shape for a in output.image_to_question_attentions] == [(3, 4, 17, 7)] * 3
     assert model.attention_map(output).shape == (3, 4, 4)
-    assert torch.allclose(model.attention_map(output).sum((1, 2)), torch.ones(3))
+    weights = output.question_to_image_attentions[-1][:, :, 0, 1:].mean(dim=1)  # of CLS, to all patches but CLS
+    torch.testing.assert_close(model.attention_map(output).flatten(1), weights / weights.sum(dim=-1, keepdim=True))
 
 
 def test_attentions_are_those_that_were_used(model):
@@ -38,6 +39,8 @@ def test_attentions_are_those_that_were_used(model):
     assert fused.question_to_image_attentions is None
     with pytest.raises(ValueError, match="output_attentions"):
         model.attention_map(fused)
+    model.config._output_attentions = True
+    assert model.attention_map(model(**batch())).equal(model.attention_map(explicit))
 
 
 @pytest.mark.parametrize("alignment_weight", [0, 1])
@@ -267,8 +270,11 @@ def test_pretrained_towers_keep_their_weights(tmp_path, model):
     clip.save_pretrained(tmp_path / "clip")
     DistilBertModel(model.config.text_config).save_pretrained(tmp_path / "text")
     joined = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
-        tmp_path / "clip", tmp_path / "text", text_kwargs={"dropout": 0.3}, hidden_size=32, num_labels=6
-    )
+        tmp_path / "clip", tmp_path / "text", text_kwargs={"dropout": 0.3}, hidden_size=32, num_labels=6,
+        vision_kwargs={"dtype": torch.float16, "attention_dropout": 0.1},
+    )  # fmt: skip
+    assert joined.dtype == joined.vqafusion.vision_model.dtype == torch.float32
+    assert joined.config.vision_config.attention_dropout == 0.1
     assert joined.vqafusion.text_model.embeddings.dropout.p == joined.config.text_config.dropout == 0.3
     pixels = torch.randn(1, 3, 32, 32)
     expected = clip.eval().vision_model(pixels).last_hidden_state
@@ -276,6 +282,18 @@ def test_pretrained_towers_keep_their_weights(tmp_path, model):
     reloaded = AutoModel.from_pretrained(tmp_path / "text").embeddings.word_embeddings.weight
     assert torch.equal(joined.vqafusion.text_model.embeddings.word_embeddings.weight, reloaded)
     assert not any(parameter.requires_grad for parameter in joined.vqafusion.vision_model.parameters())
+
+
+def test_what_a_saved_model_answers_stays_what_it_was():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=1, **COLORS)).eval()
+    with torch.no_grad():
+        for number, weights in enumerate(p for n, p in model.named_parameters() if p.dim() > 1 or "class" in n):
+            weights.copy_(0.2 * torch.sin(number + torch.arange(weights.numel()) ** 2 % 89).view_as(weights))
+    pixels = torch.sin(0.01 * torch.arange(3.0 * 32 * 32)).view(1, 3, 32, 32)
+    logits = model(torch.arange(5, 11)[None], pixel_values=pixels).logits
+    torch.testing.assert_close(
+        logits[0], torch.tensor([-0.0110, 0.0804, 0.0126, 0.0344, 0.7062, -0.7293]), atol=1e-3, rtol=1e-3
+    )
 
 
 def test_dtype_and_determinism(model, saved):

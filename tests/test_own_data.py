@@ -14,9 +14,9 @@ from vqafusion.data_prep.encode import encode
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import question_score
 
 OWN = [
-    {"image": "a.png", "question": "is it red?", "answers": ["yes", "yes", "no"]},
+    {"image": "a.png", "question": "is it red?", "answers": ["yes", "yes", "no"], "answer": "maybe"},
     {"image": "a.png", "question": "how many?", "answer": "two", "question_id": 7, "question_type": "how many"},
-    {"image": "b.png", "question": "what colour?", "answer": "blue", "provenance": "hall"},
+    {"image": "b.png", "question": "what colour?", "answer": "blue", "provenance": "hall", "answer_type": "colour"},
 ]
 
 
@@ -32,13 +32,22 @@ def own(tmp_path):
 def test_own_data(own):
     rows = load_split("own", "train.jsonl", own)
     assert rows.features == FEATURES and rows["question_id"][:] == [1, 7, 3]
-    assert rows["answer_type"][:] == ["yes/no", "number", "other"] and rows["question_type"][1] == "how many"
+    assert rows["answer_type"][:] == ["yes/no", "number", "colour"] and rows["question_type"][1] == "how many"
     assert rows["provenance"][:] == ["", "", "hall"]
     assert rows["answers"][0] == ["yes", "yes", "no"] * 4 and rows["answers"][2] == ["blue"] * 10
     assert rows[0]["image"].size == (48, 40) and rows[0]["image_id"] == rows[1]["image_id"] != rows[2]["image_id"]
     rows = load_split("own", "dev.csv", own)
     assert rows["question"][:] == ["is it red?", "which colour?"] and rows["answers"][0][:3] == ["yes", "yes", "no"]
+    assert rows["answer_type"][:] == ["yes/no", "other"]
     assert all(question_score(answers[0], answers) == 1 for answers in rows["answers"])
+
+
+def test_missing_images_are_left_out_on_request(own, capsys):
+    (own / "b.png").unlink()
+    with (own / "train.jsonl").open("a") as opened:
+        opened.write('\n{"image": "c.png", "question": "q", "answer": "a"}')
+    assert load_split("own", "train.jsonl", own, skip_missing_images=True)["image_id"][:] == ["a.png"] * 2
+    assert "2 images are missing, such as b.png" in capsys.readouterr().out
 
 
 def test_answers_of_six_people_or_more_are_not_repeated(tmp_path):
@@ -64,6 +73,7 @@ def test_answers_may_be_numbers_and_single_letters(own):
     (own / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rows = load_split("own", "odd.jsonl", own)
     assert [answers[0] for answers in rows["answers"]] == ["0", "2.5", "3", "a", "+"]
+    assert rows["answer_type"][:] == ["number"] * 3 + ["other"] * 2
     known = build_vocabulary(rows["answers"], 9)
     assert sorted(known) == ["+", "0", "2.5", "3", "a"]
     label2id = {answer: label for label, answer in enumerate(known)}
@@ -92,6 +102,8 @@ def test_question_ids_may_start_at_0(own):
 
 
 def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
+    (own / "X.CSV").write_text("\ufeffimage,question,answer\na.png,which?,yes|no\n")  # as Excel writes UTF-8
+    assert load_split("own", "X.CSV", own)["answers"][0] == ["yes|no"] * 10  # not of a column "answers"
     (own / "X.CSV").write_text("question_id,image,question\n7.0,a.png,is it red?\n\n9.0,b.png,which colour?\n")
     rows = load_split("own", "X.CSV", own)
     assert rows["question_id"][:] == [7, 9] and rows["answers"][:] == [[], []] and rows["answer_type"][0] == ""

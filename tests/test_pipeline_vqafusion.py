@@ -10,9 +10,10 @@ import torch
 from conftest import draw
 from datasets import Dataset
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 from transformers.pipelines.pt_utils import KeyDataset
 
-from vqafusion import VqaFusionPipeline
+from vqafusion import VqaFusionPipeline, VqaFusionProcessor
 from vqafusion.pipeline_vqafusion import draw_overlay, spread_attention
 
 QUESTION = "what color is the circle?"
@@ -46,7 +47,7 @@ def same(found, expected):
         assert [a["score"] for a in one] == pytest.approx([a["score"] for a in other], abs=1e-5)
 
 
-def test_lists_and_batches_give_what_single_calls_give(pipe):
+def test_lists_and_batches_give_what_single_calls_give(pipe, tmp_path):
     inputs = [{"image": draw(c), "question": q} for c in ("red", "blue", "gray") for q in (QUESTION, "how many?")]
     expected = [pipe(**one) for one in inputs]
     for size in (1, 2, 8):
@@ -54,6 +55,9 @@ def test_lists_and_batches_give_what_single_calls_give(pipe):
         same(pipe((one for one in inputs), batch_size=size), expected)
     same(pipe(tuple(inputs), num_workers=1), expected)
     assert pipe([]) == []
+    for number, one in enumerate(inputs):
+        one["image"].save(tmp_path / f"{number}.png")
+    same(pipe([{**one, "image": str(tmp_path / f"{n}.png")} for n, one in enumerate(inputs)], batch_size=2), expected)
 
 
 def test_batches_may_be_asked_for_when_the_pipeline_is_made(pipe, model, processor):
@@ -180,6 +184,13 @@ def test_attention_has_the_images_size(pipe):
     one, two = pipe(draw(), [QUESTION, "how many?"], return_attention=True)
     assert np.allclose(two[0]["attention"], pipe(draw(), "how many?", return_attention=True)[0]["attention"], atol=1e-4)
 
+    _, (second, *_) = pipe([draw(), draw(size=(60, 30))], QUESTION, return_attention=True, batch_size=2)
+    assert second["attention"].shape == (30, 60)
+    crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    pipe.processor = VqaFusionProcessor(CLIPImageProcessorPil(**crop), pipe.tokenizer)
+    seen = pipe(draw(size=(80, 40)), QUESTION, return_attention=True)[0]["attention"]
+    assert not seen[:, :20].any() and seen[:, 20:60].any() and not seen[:, 60:].any()
+
 
 def test_below_a_probability_the_answer_is_not_sure_and_the_candidates_stay(pipe):
     answers = pipe(draw(), "is it red?", top_k=2)
@@ -253,7 +264,7 @@ def test_compiled(pipe):
     same([pipe(draw(), QUESTION)], [expected])
 
 
-@pytest.mark.parametrize("arguments", [{"top_k": 0}, {"top_k": "3"}, {"colour": 1}])
+@pytest.mark.parametrize("arguments", [{"top_k": 0}, {"top_k": "3"}, {"colour": 1}, {"abstain_below": 40}])
 def test_bad_arguments_are_refused(pipe, arguments):
     with pytest.raises(ValueError):
         pipe(draw(), QUESTION, **arguments)

@@ -15,7 +15,7 @@ import torch
 from conftest import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
 from vqafusion import VqaFusionProcessor
@@ -36,6 +36,9 @@ def test_modes_become_rgb(mode):
 
 def test_transparency_lies_over_white_and_sixteen_bits_are_scaled():
     assert load_image(Image.new("RGBA", (2, 2), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (2, 2))
+    palette.info["transparency"] = 0
+    assert load_image(palette).getpixel((0, 0)) == (255, 255, 255)
     assert load_image(Image.new("I;16", (2, 2), 32768)).getpixel((0, 0)) == (128, 128, 128)
     assert load_image(b"P5 1 1 65535 \x80\x00").getpixel((0, 0)) == (128, 128, 128)  # to Pillow of mode "I"
     assert load_image(Image.new("L", (2, 2), 200).convert("I")).getpixel((0, 0)) == (200, 200, 200)
@@ -44,13 +47,13 @@ def test_transparency_lies_over_white_and_sixteen_bits_are_scaled():
             load_image(Image.new(mode, (2, 2), value))
 
 
-def test_exif_orientation_is_applied():
-    image = Image.new("RGB", (8, 4))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    image, buffer = draw(), io.BytesIO()
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by a quarter
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
-    assert load_image(buffer.getvalue()).size == (4, 8)
+    exif[0x0112] = orientation
+    image.save(buffer, "PNG", exif=exif)
+    assert np.array_equal(load_image(buffer.getvalue()), ImageOps.exif_transpose(Image.open(buffer)))
 
 
 def test_an_odd_tag_costs_no_image():
@@ -72,7 +75,12 @@ def test_sources(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     sources = [image, data, path, str(path), np.asarray(image), f"data:image/png;base64,{text}", f"{address}/image.png"]
-    sources += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, base64.b64encode(data * 40).decode()]
+    sources += [
+        {"bytes": data, "path": None},
+        {"bytes": data, "path": "name.png"},
+        {"bytes": None, "path": str(path)},
+        base64.b64encode(data * 40).decode(),
+    ]
     sources += [base64.encodebytes(data * 40).decode()]
     for source in sources:
         assert np.array_equal(np.asarray(load_image(source)), np.asarray(image))
@@ -110,7 +118,11 @@ def test_missing_files_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("picture", [np.zeros(140, np.uint8), np.zeros((4, 4)), Image.new("RGB", (0, 0))])
-def test_what_is_no_picture_is_refused(picture):
+def test_what_is_no_picture_is_refused(picture, monkeypatch):
+    monkeypatch.setattr("vqafusion.processing_vqafusion.MAX_PIXELS", 48 * 40)
+    assert load_image(draw()).size == (48, 40)
+    with pytest.raises(ValueError, match="49 x 40 pixels are more than 1,920"):
+        load_image(draw(size=(49, 40)))
     with pytest.raises(ValueError, match="uint8|shows nothing"):
         load_image(picture)
 
@@ -150,6 +162,11 @@ def test_padding_comes_last_whatever_the_tokenizer_does(processor):
     tokenizer.padding_side = "left"
     mask = VqaFusionProcessor(processor.image_processor, tokenizer)(text=["what?", "how many?"])["attention_mask"]
     assert mask[:, 0].all() and not mask.all()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's
+    assert set(VqaFusionProcessor(processor.image_processor, tokenizer)(text="what?")) == {
+        "input_ids",
+        "attention_mask",
+    }
 
 
 def test_visible_box(processor):
@@ -157,3 +174,6 @@ def test_visible_box(processor):
     clip = VqaFusionProcessor(CLIPImageProcessorPil(), processor.tokenizer)  # shortest edge 224, centre crop 224
     assert clip.visible_box(640, 480) == pytest.approx((80, 0, 560, 480))
     assert clip.visible_box(100, 300) == pytest.approx((0, 100, 100, 200))
+    sides = {"size": {"height": 100, "width": 200}, "crop_size": {"height": 50, "width": 50}}
+    squeezed = VqaFusionProcessor(CLIPImageProcessorPil(**sides), processor.tokenizer)
+    assert squeezed.visible_box(400, 100) == pytest.approx((150, 25, 250, 75))

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vqafusion.analysis.records import (
+    confidences,
     make_records,
     read_predictions,
     read_run,
@@ -79,6 +80,10 @@ def test_perfect_constant_and_silent_runs():
         "threshold": 0.95, "coverage": 0, "accuracy": None, "overall": 0, "effective_reliability": 0,
     }  # fmt: skip
     assert abstaining(wrong, 0.5)["effective_reliability"] == -100
+    records = make_records(*a_run(2))
+    assert confidences(records) == [max(each["score"] for each in record["ranked"]) for record in records]
+    del records[1]["ranked"][0]["score"]
+    assert confidences(records) is None
     silent = make_records(rows, [[{"answer": "cat"}]] * 20)
     assert "calibration" not in summarize(silent)
     with pytest.raises(ValueError, match="needs probabilities"):
@@ -125,9 +130,9 @@ def predictions_file(folder, content):
 
 
 def test_predictions_in_the_official_format(tmp_path):
-    entries = [{"question_id": 2, "answer": "no", "score": 0.5}, {"question_id": 1, "answer": "yes", "score": 1}]
+    entries = [{"question_id": 2, "answer": "No", "score": 0}, {"question_id": 1, "answer": "yes", "score": 1}]
     file = predictions_file(tmp_path, entries)
-    assert read_predictions(file, [1, 2]) == [[{"answer": "yes", "score": 1}], [{"answer": "no", "score": 0.5}]]
+    assert read_predictions(file, [1, 2]) == [[{"answer": "yes", "score": 1}], [{"answer": "No", "score": 0}]]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,7 @@ def test_predictions_in_the_official_format(tmp_path):
         ([{"question_id": 1, "answer": "a", "score": 1}, {"question_id": 2, "answer": "a"}], "some have none"),
         ([{"question_id": 1, "answer": 5}], "entry 0 needs"),
         ([{"question_id": 1, "answer": "a", "score": 2}], "score of question 1 must be from 0 to 1, not 2"),
+        ([{"question_id": 1, "answer": "a", "score": True}], "must be from 0 to 1, not True"),
         ([{"question_id": 1, "answer": "a"}] * 2, "question 1 is answered twice"),
         ([{"question_id": 1, "answer": "a"}], "1 questions are not answered, such as 2"),
         ([{"question_id": k, "answer": "a"} for k in (1, 2, 3)], "1 questions are not of this split, such as 3"),

@@ -15,6 +15,7 @@ from test_data_prep import SPLIT, write_vqa_v2
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion import eval as evaluation
+from vqafusion.analysis import compare as comparison
 from vqafusion.analysis.model_run import ModelRun
 from vqafusion.analysis.report import _map
 
@@ -152,7 +153,7 @@ def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_pa
     refused(result.returncode, Printed(result), "short.json: 1 questions are not answered")
 
 
-def test_two_runs_are_compared(folder, tmp_path):
+def test_two_runs_are_compared(folder, tmp_path, capsys):
     compare = Path(sys.executable).with_name("vqafusion-compare")
     result = run(compare, folder / "run", folder / "prior", "--json", start=())
     assert result.returncode == 0, result.stderr[-2000:]
@@ -161,6 +162,14 @@ def test_two_runs_are_compared(folder, tmp_path):
     expected = metrics_of(folder, "run")["compared"]["prior"]
     assert rows["overall"]["difference"] == pytest.approx(expected["difference"])
     assert rows["overall"]["p_value"] == expected["p_value"]
+    shutil.copytree(folder / "prior", tmp_path / "reversed")
+    lines = (folder / "prior" / "answers.jsonl").read_text().strip().split("\n")
+    (tmp_path / "reversed" / "answers.jsonl").write_text("\n".join(lines[::-1]))
+    comparison.main([str(folder / "run"), str(tmp_path / "reversed"), "--json"])
+    assert json.loads(capsys.readouterr().out) == rows  # whatever the order of the questions
+    comparison.main([str(folder / "run"), str(folder / "prior")])
+    overall = "{a:>8.2f}{b:>8.2f}{difference:>+8.2f}   of too few images".format(**rows["overall"])
+    assert f"overall     {overall}" in capsys.readouterr().out
     result = run(compare, folder / "run", tmp_path, start=())
     refused(result.returncode, Printed(result), "is not the --output_dir of an eval.py run")
 

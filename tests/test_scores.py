@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vqafusion.analysis.scores import MIN_IMAGES, bootstrap_interval, paired_difference
+from vqafusion.analysis.scores import MIN_IMAGES, bootstrap_interval, paired_difference, rounded_interval
 
 
 def simulate(rng, images=60, spread=0.3):
@@ -39,6 +39,13 @@ def test_an_interval_agrees_with_the_normal_one_where_that_holds():
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
 
 
+def test_every_question_counts_the_same():
+    values, images = [1.0] * 90 + [0.0] * 10, [*np.repeat(np.arange(10), 9), *range(10, 20)]
+    low, high = bootstrap_interval(values, images)
+    assert 0.75 < low < 0.9 < high  # the mean over images is one half
+    assert rounded_interval(values, images) == [round(low, 2), round(high, 2)]
+
+
 def test_a_perfect_predictor_has_no_spread():
     assert bootstrap_interval([100.0] * 20, range(20)) == (100, 100)
 
@@ -71,6 +78,7 @@ def test_a_real_difference_is_found_and_has_its_sign():
     assert result["difference"] == pytest.approx(values.mean()) and low > 0 and low < result["difference"] < high
     assert result["p_value"] == pytest.approx(1 / 2001)
     assert paired_difference(values, values, images)["p_value"] == 1
+    assert paired_difference(values, values - 0.25, images)["interval"] == pytest.approx((0.25, 0.25))
 
 
 def test_lists_of_unequal_length_are_refused():

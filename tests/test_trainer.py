@@ -14,9 +14,10 @@ UNUSED = tempfile.gettempdir()
 
 
 def test_learning_rates_by_part():
-    model = VqaFusionForVisualQuestionAnswering(tiny_config())
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(freeze_vision=False))
     args = VqaTrainingArguments(
-        output_dir=UNUSED, learning_rate=1e-3, text_learning_rate=1e-5, weight_decay=0.1, eval_strategy="no",
+        output_dir=UNUSED, learning_rate=1e-3, text_learning_rate=1e-5, vision_learning_rate=1e-6,
+        weight_decay=0.1, eval_strategy="no",
         load_best_model_at_end=False, save_strategy="no",
     )  # fmt: skip
     optimizer = VqaTrainer(model=model, args=args).create_optimizer()
@@ -24,6 +25,7 @@ def test_learning_rates_by_part():
     text, fusion = model.vqafusion.text_model, model.vqafusion.fusion_layers[0].question_to_image
     assert found[id(text.transformer.layer[0].ffn.lin1.weight)] == (1e-5, 0.1)
     assert found[id(text.transformer.layer[0].ffn.lin1.bias)] == (1e-5, 0.0)
+    assert found[id(model.vqafusion.vision_model.embeddings.patch_embedding.weight)] == (1e-6, 0.1)
     assert found[id(fusion.attention.query.weight)] == (1e-3, 0.1) and found[id(fusion.norm.weight)] == (1e-3, 0.0)
     trainable = [p for p in model.parameters() if p.requires_grad]
     assert len(found) == len(trainable) == sum(len(group["params"]) for group in optimizer.param_groups)
@@ -48,6 +50,16 @@ def test_evaluation_keeps_the_order_of_the_data_set():
     trainer.train_dataset = rows
     assert [row["length"] for batch in trainer.get_eval_dataloader(rows) for row in batch] == rows["length"][:]
     assert sorted(row["length"] for batch in trainer.get_train_dataloader() for row in batch) == [1, 2, 3, 5, 7, 9]
+
+
+def test_the_order_of_training_is_what_the_arguments_say():
+    rows = Dataset.from_dict({"image_id": list("aabb"), "answer_type": ["yes/no", "number"] * 2})
+    args = VqaTrainingArguments(
+        output_dir=UNUSED, data_seed=7, questions_per_image=2, answer_type_sampling={"number": 0.5}, report_to=[]
+    )  # fmt: skip
+    trainer = VqaTrainer(VqaFusionForVisualQuestionAnswering(tiny_config()), args, eval_dataset=[0])
+    sampler = trainer._get_train_sampler(rows)
+    assert (sampler.seed, sampler.group_size, sampler.drawn) == (7, 2, {"yes/no": 2, "number": 1})
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -77,6 +89,7 @@ def test_the_alignment_loss_is_in_every_training_loss(shifted):
         {"prediction_loss_only": True},
         {"eval_do_concat_batches": False},
         {"accelerator_config": {"dispatch_batches": True}},
+        {"not_finite": "go on"},
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes):
@@ -85,6 +98,7 @@ def test_arguments_that_do_not_fit_are_refused(changes):
 
 
 def test_the_best_checkpoint_has_the_least_loss_or_the_highest_score(tmp_path):
+    assert VqaTrainingArguments(str(tmp_path)).load_best_model_at_end
     for metric, greater in (("loss", False), ("eval_loss", False), ("overall", True), ("yes/no", True)):
         assert VqaTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is greater
 

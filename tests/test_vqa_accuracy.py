@@ -50,6 +50,9 @@ def test_oddities_kept_from_the_official_evaluator():
     assert normalize_answer("3.5 p.m.") == "3.5 pm"
     assert normalize_answer("x." * 33) == "x" * 33 + "."  # only the first 32 periods go
     assert normalize_answer("None of the dont") == "0 of don't"
+    assert question_score("Black.", ["black"] * 9 + ["black "]) == 0  # identical but for a space at the end
+    assert question_score("hot\tdog", ["hot dog"] * 10) == 1
+    assert normalize_answer("somebody'd") == "somebodyd"
 
 
 @pytest.mark.parametrize("matches,score", [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (9, 1)])
