@@ -108,7 +108,7 @@ def read_baselines(args, rows):
 def answer(args, rows):
     """Ranked answers of every row, and the model's run (None of a baseline or of another system)."""
     if args.predictions:
-        ranked = read_predictions(args.predictions, rows["question_id"])
+        ranked = read_predictions(args.predictions, rows["question_id"][:])
         if args.dataset == "own":  # whose human answers are normalised as well
             ranked = [[best | {"answer": answer_text(best["answer"])}] for (best,) in ranked]
         return ranked, None
@@ -243,7 +243,7 @@ def submit(args, rows, output_dir):
     if args.predictions:
         print(f"{args.predictions}: every question of {args.split} is answered once, in the official format")
         return
-    answered = [{"question_id": key, "ranked": best} for key, best in zip(rows["question_id"], ranked)]
+    answered = [{"question_id": key, "ranked": best} for key, best in zip(rows["question_id"][:], ranked)]
     write_predictions(args, answered, output_dir)
     print(f"{args.split} has no human answers to compare with; written: {output_dir / 'predictions.json'}")
 

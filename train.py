@@ -49,7 +49,7 @@ def build(data, model_arguments, train_set):
     if data.answer_list:
         answers = read_vocabulary(data.answer_list)
     else:
-        answers = build_vocabulary(train_set["answers"], data.num_answers)
+        answers = build_vocabulary(train_set["answers"][:], data.num_answers)
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
     vision_config, text_config = (encoder_config(model_arguments, name) for name in ("vision_config", "text_config"))
     if (vision_config is None) != (text_config is None):
@@ -66,7 +66,7 @@ def build(data, model_arguments, train_set):
         known = answer_tokens(model.config, tokenizer)
         start_at_embeddings(model.eval(), known["input_ids"], known["attention_mask"])
     else:
-        tokenizer = train_tokenizer(train_set["question"])
+        tokenizer = train_tokenizer(train_set["question"][:])
         text_config.update({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
         size = getattr(vision_config, "image_size", 224)
         side = {"height": size, "width": size}
@@ -210,7 +210,7 @@ def kept_scores(trainer):
     step = state.best_global_step if chosen else state.global_step
     for entry in state.log_history:
         if entry["step"] == step and "eval_overall" in entry:
-            by_type = {kind: entry[f"eval_{kind}"] for kind in sorted(set(trainer.eval_dataset["answer_type"]))}
+            by_type = {kind: entry[f"eval_{kind}"] for kind in sorted(set(trainer.eval_dataset["answer_type"][:]))}
             return {"overall": entry["eval_overall"], "per_answer_type": by_type, "top_5": entry["eval_top_5"]}
     return None
 
@@ -312,7 +312,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
     set_seed(args.seed)
     train_set, eval_set, stream = load_sets(data)
-    scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"]))]
+    scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"][:]))]
     if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in scores:
         raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")
     in_split = split_size(eval_set)
@@ -345,7 +345,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
 
     def accuracy(prediction):
         answers = [[model.config.id2label[int(i)] for i in ranked] for ranked in prediction.predictions]
-        scores = vqa_accuracy(answers, eval_set["answers"], eval_set["answer_type"])
+        scores = vqa_accuracy(answers, eval_set["answers"][:], eval_set["answer_type"][:])
         return {"overall": scores["overall"], **scores["per_answer_type"], "top_5": scores["top_5"]}
 
     begun = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step if resume else 0

@@ -79,9 +79,9 @@ def main(argv=None):
     keep_freed_memory()
     recipe = yaml.safe_load(RECIPE.read_text())
     rows = load_split("vqa_v2", args.split, args.data_dir)
-    images = list(dict.fromkeys(rows["image_id"]))[: args.images]
-    rows = rows.select([i for i, image_id in enumerate(rows["image_id"]) if image_id in set(images)])
-    answers = build_vocabulary(rows["answers"], 1000)
+    images = list(dict.fromkeys(rows["image_id"][:]))[: args.images]
+    rows = rows.select([i for i, image_id in enumerate(rows["image_id"][:]) if image_id in set(images)])
+    answers = build_vocabulary(rows["answers"][:], 1000)
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
     image_processor = AutoImageProcessor.from_pretrained(args.vision_model)
     model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(

@@ -39,11 +39,11 @@ def answer_shifts(rows, reference, num_answers):
     # Of each kind of question, how many others and how many reference ones there are, and their targets summed up.
     kinds = [
         (answer_type, question_type if answer_type == "yes/no" else "")
-        for answer_type, question_type in zip(rows["answer_type"], rows["question_type"])
+        for answer_type, question_type in zip(rows["answer_type"][:], rows["question_type"][:])
     ]
     count = {kind: torch.zeros(2, 1) for kind in sorted(set(kinds))}
     total = {kind: torch.zeros(2, num_answers) for kind in count}
-    for kind, origin, ids, scores in zip(kinds, provenance, rows["label_ids"], rows["label_scores"]):
+    for kind, origin, ids, scores in zip(kinds, provenance, rows["label_ids"][:], rows["label_scores"][:]):
         part = int(origin in reference)
         count[kind][part] += 1
         total[kind][part, ids] += torch.tensor(scores)

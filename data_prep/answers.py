@@ -79,7 +79,7 @@ def ceiling(best):
 def answer_frequencies(rows, num_answers):
     """`(num_answers,)` tensor: the mean soft target of every answer over encoded rows."""
     totals = torch.zeros(num_answers)
-    for ids, scores in zip(rows["label_ids"], rows["label_scores"]):
+    for ids, scores in zip(rows["label_ids"][:], rows["label_scores"][:]):
         totals[ids] += torch.tensor(scores)
     return totals / len(rows)
 
@@ -96,13 +96,13 @@ def prior_answers(train_rows, rows, top_k):
         `list[list[str]]`: ranked answers of every row; of the whole training split where it lacks a type.
     """
     counts, overall = defaultdict(Counter), Counter()
-    for question_type, answers in zip(train_rows["question_type"], train_rows["answers"]):
+    for question_type, answers in zip(train_rows["question_type"][:], train_rows["answers"][:]):
         written = _written(answers)
         counts[question_type].update(written)
         overall.update(written)
     ranked = {kind: [answer for answer, _ in counter.most_common(top_k)] for kind, counter in counts.items()}
     fallback = [answer for answer, _ in overall.most_common(top_k)]
-    return [ranked.get(kind) or fallback for kind in rows["question_type"]]
+    return [ranked.get(kind) or fallback for kind in rows["question_type"][:]]
 
 
 def _written(answers):

@@ -58,7 +58,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
         cache_file_name=str(folder / f"{key}.arrow"),
         desc="Encoding questions and answers",
     )
-    full = [index for index, length in enumerate(encoded["length"]) if length == max_length]
+    full = [index for index, length in enumerate(encoded["length"][:]) if length == max_length]
     questions = dataset.select(full)["question"]
     if cut := [text for text in questions if len(tokenizer(text, verbose=False)["input_ids"]) > max_length]:
         print(f"{len(cut)} questions have more than {max_length} tokens; the rest is not read, as of: {cut[0][:60]}…")

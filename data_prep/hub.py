@@ -58,7 +58,7 @@ def load(name, split):
         features=Features({column: kind for column, kind in FEATURES.items() if column != "image"}),
         desc="Reading questions and answers",
     )
-    check_unique(set(light["question_id"]), len(light), name)
+    check_unique(set(light["question_id"][:]), len(light), name)
     images = rows.select_columns("image").cast_column("image", Image())
     return concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
 

@@ -141,7 +141,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     process = this_process()
     rows = rows.select_columns(["image_id", "image"]).cast_column("image", Image(decode=False))
     first_row = {}  # of each image; the images themselves stay on disk
-    for index, image_id in enumerate(rows["image_id"]):
+    for index, image_id in enumerate(rows["image_id"][:]):
         first_row.setdefault(image_id, index)
     images = list(first_row)
     folder = _folder(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None

@@ -35,7 +35,7 @@ class QuestionSampler(Sampler):
         self.image_ids = rows["image_id"][:] if questions_per_image > 1 else None
         self.lengths = rows["length"][:] if group_by_length else None
         self.pools = {}  # answer type to questions
-        for question, answer_type in enumerate(rows["answer_type"] if shares else [None] * len(rows)):
+        for question, answer_type in enumerate(rows["answer_type"][:] if shares else [None] * len(rows)):
             self.pools.setdefault(answer_type, []).append(question)
         if unknown := shares.keys() - self.pools.keys():
             known = ", ".join(sorted(self.pools))
