@@ -105,8 +105,9 @@ class VqaFusionConfig(PreTrainedConfig):
             raise ValueError(f"answer_temperature must be above 0, not {self.answer_temperature}")
         self.vision_config = _encoder_config(self.vision_config, CLIPVisionConfig)
         self.text_config = _encoder_config(self.text_config, DistilBertConfig)
-        frozen, layers = self.frozen_text_layers, getattr(self.text_config, "num_hidden_layers", None)
-        if not 0 <= frozen <= (frozen if layers is None else layers):
+        frozen = self.frozen_text_layers
+        layers = getattr(self.text_config, "num_hidden_layers", frozen)
+        if not 0 <= frozen <= layers:
             raise ValueError(f"frozen_text_layers must be from 0 to the encoder's {layers}, not {frozen}")
         if self.id2label is None:
             kwargs.setdefault("num_labels", 1000)
