@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import ctypes
+import difflib
 import functools
 import json
 import os
@@ -41,7 +42,9 @@ def parse(argv, description, *dataclass_types):
 
     argv = list(sys.argv[1:] if argv is None else argv)
     usage = "%(prog)s [RECIPE.yaml] [--name value …]; --help lists the names"  # there are up to 200
-    parser = HfArgumentParser(dataclass_types, usage=usage, description=description, formatter_class=_HelpFormatter)
+    parser = HfArgumentParser(
+        dataclass_types, usage=usage, description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         file = argv.pop(0)
         recipe = _read_recipe(file)
@@ -56,6 +59,11 @@ def parse(argv, description, *dataclass_types):
         parser.set_defaults(**recipe)
         for action in parser._actions:
             action.required = action.required and action.dest not in recipe
+    known = [name for action in parser._actions for name in action.option_strings]
+    for name in (part.partition("=")[0] for part in argv if part.startswith("--")):
+        if name not in known:
+            alike = "".join(f"; did you mean {other}?" for other in difflib.get_close_matches(name, known, 1))
+            raise ValueError(f"there is no argument {name}{alike}")
     return parser.parse_args_into_dataclasses(argv)
 
 

@@ -215,7 +215,7 @@ def main(argv=None):
     write_lines(output_dir / RECORDS, ({k: v for k, v in r.items() if k not in EXPLAINED} for r in records))
     write_lines(output_dir / "failures.jsonl", (record for record in records if "categories" in record))
     write_json(output_dir / "metrics.json", metrics)
-    title = f"{args.model or args.predictions or args.baseline} on {args.split}"
+    title = f"{args.model or args.predictions or args.baseline} on {args.dataset}, {args.split}"
     write_report(output_dir, title, metrics, records, rows, run)
     if args.fit_temperature:
         run.save_temperature()

@@ -38,6 +38,8 @@ def load_model(name):
         HubError: there is no such repository, or it cannot be fetched; the message says what to do.
     """
     name = name if Path(name).is_dir() else _fetched(name)
+    if not (Path(name) / "config.json").exists():
+        raise ValueError(f"{name} holds no model: there is no config.json in it")
     try:
         config = AutoConfig.from_pretrained(name)
     except StrictDataclassError as error:
@@ -61,7 +63,7 @@ def _fetched(name):
 
     from .sharing.retries import HubError, check_repo, patiently
 
-    if "/" not in name or name.startswith(("/", ".")):
+    if name.count("/") != 1 or name.startswith(("/", ".")):
         raise ValueError(f"{name} is neither a folder nor a name on the Hub (user/name)")
     check_repo(name)
     wanted = ["*.json", "*.safetensors", "*.txt", "*.onnx"]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil, set_seed
 from transformers.trainer_callback import TrainerState
@@ -34,6 +36,7 @@ from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
+from vqafusion.sharing.retries import HubError, patiently
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, top_labels
 
 TEACHERS = "teachers"  # below the output folder
@@ -55,6 +58,8 @@ def build(data, model_arguments, train_set):
     if (vision_config is None) != (text_config is None):
         raise ValueError("give both --vision_config and --text_config, or neither")
     if vision_config is None:
+        for name, encoder in (("vision", model_arguments.vision_model), ("text", model_arguments.text_model)):
+            reachable(name, encoder)
         image_processor = AutoImageProcessor.from_pretrained(model_arguments.vision_model)
         model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
             model_arguments.vision_model,
@@ -79,6 +84,16 @@ def build(data, model_arguments, train_set):
         check_vision_encoder(model.eval(), image_processor)
     tokenizer.model_max_length = max_question_length(model.config, tokenizer)  # some name none
     return VqaFusionProcessor(image_processor, tokenizer), model
+
+
+def reachable(kind, name):
+    """Raise `OSError` unless the encoder is a folder, in the cache, or on the Hub: transformers blames other things."""
+    if Path(name).is_dir():
+        return
+    try:
+        patiently(name, hf_hub_download, name, "config.json")
+    except (HubError, HFValidationError) as error:
+        raise OSError(f"--{kind}_model: there is no folder {name} here, and from the Hub: {error}") from None
 
 
 def check_vision_encoder(model, image_processor):

@@ -1,6 +1,8 @@
 """`Trainer` for VQA: a learning rate per encoder, questions in groups, guards."""
 
+import os
 import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -135,10 +137,19 @@ class _TellEpoch(TrainerCallback):
 
 def _leave_signals(then, worker):
     """A signal to a whole group of processes is for the main one, which saves first and then ends its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_for_parent, daemon=True).start()
     if then is not None:
         then(worker)
+
+
+def _end_for_parent():
+    """SIGTERM of the main process ends this one, as torch has it; it waits for that when it ends itself."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class VqaTrainer(WholeCheckpoints, Trainer):

@@ -74,7 +74,7 @@ def read_run(folder):
             records = [json.loads(line) for line in lines]
         for record in records:
             record["question_id"], record["image_id"], record["accuracy"], record["ranked"][0]["answer"]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{folder} is not the --output_dir of an eval.py run: no {Path(error.filename).name}"
         ) from None
@@ -97,8 +97,8 @@ def same_questions(asked, records):
     by_id = {record["question_id"]: record for record in records}
     missing = [row["question_id"] for row in asked if row["question_id"] not in by_id]
     if missing or len(by_id) != len(asked):
-        more = f", and not {missing[0]}" if missing else ""
-        raise ValueError(f"it has {len(by_id)} questions where {len(asked)} are asked for{more}")
+        more = f" and question {missing[0]} is not among them" if missing else ""
+        raise ValueError(f"it is about other questions: {len(by_id)} where {len(asked)} are asked for{more}")
     found = [by_id[row["question_id"]] for row in asked]
     for row, record in zip(asked, found):  # ids may be no more than row numbers
         if any(row[name] != record.get(name) for name in ("question", "answers")):

@@ -105,4 +105,6 @@ def _explained(repo, error, fault):
     if isinstance(fault, OSError) and not isinstance(fault, ConnectionError | TimeoutError):
         return f"{repo}: {fault}"
     reason = " ".join(str(fault).split()) or type(fault).__name__
+    if isinstance(fault, httpx2.ConnectError):
+        return f"the Hub cannot be reached for {repo} ({reason}): check the connection, and run it again"
     return f"the connection to the Hub ended ({reason}): run it again; what arrived of {repo} is not sent again"

@@ -16,7 +16,7 @@ def test_a_new_model_starts_at_the_answers_frequencies(loss):
     frequencies = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04, 0.0])
     start_at_frequencies(model, frequencies)
     bias = model.classifier[-1].bias.detach()
-    assert torch.allclose(model.probabilities(bias[None])[0], frequencies, atol=1e-4)
+    assert torch.allclose(model.probabilities(bias[None])[0], frequencies, atol=1e-4) and bias.isfinite().all()
 
 
 @pytest.mark.parametrize("width", [8, 32])
@@ -28,6 +28,10 @@ def test_a_new_head_knows_which_answers_are_alike(width):
     assert torch.allclose(weight.norm(dim=-1), torch.full((6,), 0.8))
     alike = torch.nn.functional.cosine_similarity(weight[:1], weight)
     assert alike[1] == pytest.approx(1, abs=1e-4) and (alike[2:] < 0.95).all()
+    if width == 32:  # as wide as the text encoder's states are: the turn keeps all angles
+        states = [model.vqafusion.text_model(each[each > 0][None]).last_hidden_state[0].mean(0) for each in ids]
+        expected = normalize(torch.stack(states) - torch.stack(states).mean(0), dim=-1)  # without the padding
+        torch.testing.assert_close(weight @ weight.T, 0.8**2 * (expected @ expected.T).detach(), atol=1e-4, rtol=0)
 
 
 @pytest.fixture

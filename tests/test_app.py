@@ -11,6 +11,8 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import gradio
 import pytest
@@ -81,6 +83,20 @@ def test_every_heat_map_has_the_pictures_size_and_follows_the_opacity(answerer):
     assert answerer.overlay(ASK, seen, app.ABLATION, 0).tobytes() == draw().tobytes()
 
 
+def test_each_layer_has_the_heat_map_of_its_name(answerer, monkeypatch):
+    drawn, attention_map = [], answerer.model.attention_map
+
+    def kept(output, layer):
+        drawn.append(layer)
+        return attention_map(output, layer)
+
+    monkeypatch.setattr(answerer.model, "attention_map", kept)
+    seen = answerer.look(draw())
+    for number in (3, 1):
+        answerer.overlay(ASK, seen, f"attention, layer {number}", 0.5)
+    assert drawn == [2, 0]
+
+
 def test_a_large_picture_is_kept_small(answerer):
     seen = answerer.look(draw(size=(4000, 2000)))
     assert seen["image"].size == (app.MAX_SHOWN, app.MAX_SHOWN // 2)
@@ -133,6 +149,59 @@ def test_a_picture_is_opened_as_elsewhere(answerer, tmp_path):
         opened = app.opened_picture(tmp_path / f"{name}.png", answerer.code.load_image)
         assert opened.tobytes() == load_image(tmp_path / f"{name}.png").tobytes()
         assert opened.getpixel((0, 0)) == ((255,) * 3 if name == "clear" else (128,) * 3)
+
+
+def test_the_page_is_opened_as_asked_and_tells_nobody(answerer, tmp_path, monkeypatch):
+    opened = {}
+
+    def build(answerer, report):
+        opened.update(answerer=answerer, report=report)
+        return SimpleNamespace(launch=lambda **settings: opened.update(settings))
+
+    def load_pipeline(*given):
+        opened["given"] = given
+        return answerer.pipe
+
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(app, "build", build)
+    monkeypatch.setattr(app, "load_pipeline", load_pipeline)
+    for name, age in (("old", 9), ("new", 1), ("older", 99)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.html").touch()
+        os.utime(tmp_path / name / "report.html", (10**9 - age,) * 2)
+    said = ("--port", str(free_port()), "--auth", "user:a:b", "--abstain_below", "0.5")
+    app.main([str(tmp_path), *said])
+    assert opened["given"] == (str(tmp_path), False)  # not the code that comes with a model
+    assert opened["auth"] == ("user", "a:b") and opened["answerer"].abstain_below == 0.5
+    assert opened["server_name"] == "127.0.0.1" and opened["max_file_size"] == app.MAX_UPLOAD
+    assert opened["report"] == tmp_path / "new" / "report.html"
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert Path(os.environ["GRADIO_TEMP_DIR"]).name.startswith("vqafusion-app-")  # nobody else's
+
+
+def test_what_others_wrote_runs_nothing_on_the_page(tmp_path):
+    (tmp_path / "report.html").write_text('"><script>')
+    frame = app._framed(tmp_path / "report.html")
+    assert ' sandbox="allow-scripts" ' in frame and "<script>" not in frame
+    assert "<script>" not in app.bars([{"answer": "<script>", "score": 0.5}])
+
+
+def test_only_what_was_uploaded_is_opened(tmp_path, monkeypatch):
+    uploads = tmp_path / "uploads"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    uploads.mkdir()
+    draw().save(tmp_path / "private.png")
+    (uploads / "link.png").symlink_to(tmp_path / "private.png")
+    assert app.uploaded(SimpleNamespace(path=str(uploads / "a.png"))) == str(uploads / "a.png")
+    for path in (tmp_path / "private.png", uploads / ".." / "private.png", uploads / "link.png"):
+        with pytest.raises(gradio.Error, match="Choose a picture first"):
+            app.uploaded(SimpleNamespace(path=str(path)))
+
+
+def test_uploads_are_deleted_after_a_while(answerer):
+    assert app.build(answerer).delete_cache == (60, app.MAX_KEPT)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from test_processing_vqafusion import encoded, huge_header
 
 from vqafusion import eval as evaluation
 from vqafusion import infer, train
-from vqafusion.command_line import parse
+from vqafusion.arguments import DataArguments, ModelArguments
+from vqafusion.command_line import one_line_errors, parse
 from vqafusion.trainer import VqaTrainingArguments
 
 TINY = {
@@ -97,12 +98,19 @@ def test_train_resumes(trained, tmp_path):
     (only_model / "scheduler.pt").unlink()
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), str(only_model), "weights only")
+    (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
+    train.check_whole(only_model)
+    given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
+    parsed = parse(list(map(str, given)), "", DataArguments, ModelArguments, VqaTrainingArguments)
+    with pytest.raises(ValueError, match="is of a model with other answers"):
+        train.train(*parsed, tmp_path, None, teachers=[trained / "model"])
 
 
 def test_a_second_run_is_refused_and_a_signal_saves(trained, tmp_path):
     arguments = ("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 100_000,
                  "--save_strategy", "steps", "--eval_strategy", "steps", "--save_steps", 20, "--eval_steps", 20,
-                 "--save_total_limit", 3, "--dataloader_num_workers", 1)  # fmt: skip
+                 "--save_total_limit", 3, "--dataloader_num_workers", 1,
+                 "--dataloader_persistent_workers", 1)  # fmt: skip
     first = subprocess.Popen(
         [sys.executable, ROOT / arguments[0], *map(str, arguments[1:])],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -132,6 +140,7 @@ def test_two_processes_go_on_in_the_middle_of_an_epoch(trained, tmp_path):
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
         assert json.loads((tmp_path / name / "trainer_state.json").read_text())["epoch"] == 2  # 1 with one process
+        assert f"model: {tmp_path / name}" in result.stdout
         return (tmp_path / name / "checkpoint-12" / "model.safetensors").read_bytes()
 
     whole = train("whole")
@@ -166,8 +175,10 @@ def evaluate(output, *arguments):
 
 def test_stored_states_train_and_evaluate_as_pixels_do(trained, tmp_path):
     states = ("--image_states_dir", tmp_path / "states")
-    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 4, *states)
+    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 4, *states,
+                 "--eval_strategy", "no", "--load_best_model_at_end", "False")  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
+    assert load_file(tmp_path / "model" / "model.safetensors")["shown_answers.words"].any()  # though not evaluated
     (stored,) = (tmp_path / "states").iterdir()  # the splits are of the same images
     before = {file.name: file.stat().st_mtime_ns for file in stored.iterdir()}
     arguments = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
@@ -237,8 +248,10 @@ def test_infer_answers_and_draws(trained, tmp_path):
     answers = json.loads(result.stdout)["answers"]
     assert {a["answer"] for a in answers} == {"yes", "red"} and answers[0]["score"] >= answers[1]["score"]
     assert Image.open(output).width >= 480 and list(output.parent.iterdir()) == [output]
+    assert Image.open(output).getpixel((200, 150)) == (240,) * 3  # on the left without the heat map
     plain = run("infer.py", *arguments, "--top_k", 1)
-    assert plain.stdout.splitlines()[0] == answers[0]["answer"] and len(plain.stdout.splitlines()) == 2
+    best = answers[0]
+    assert plain.stdout.splitlines() == [best["answer"], f"  {100 * best['score']:6.2f}%  {best['answer']}"]
     unsure = run("infer.py", *arguments, "--abstain_below", 1, "--output", output, "--json")
     first, *others = json.loads(unsure.stdout)["answers"]
     assert first == {"answer": "not sure", "score": pytest.approx(1 - answers[0]["score"])} and others == answers
@@ -284,7 +297,7 @@ def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
 def test_infer_answers_unusual_pictures(trained, tmp_path, capsys, mode):
     file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     draw().convert(mode).save(file)
-    output = tmp_path / "result.png"
+    output = tmp_path / "result.PNG"
     arguments = ("--model", trained / "model", "--image", file, "--question", "is it red?", "--output", output)
     code, printed = in_process(capsys, *arguments)
     assert code == 0 and printed.out.splitlines()[0] in ("yes", "red") and output.exists()
@@ -359,8 +372,9 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
     result = run("eval.py", *model, "--split", "val", "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "'val'", SPLIT)
     assert not list((tmp_path / "out").iterdir())
-    code, printed = in_process(capsys, *model, "--split", SPLIT, "--output_dir", "/proc/none", script=evaluation)
-    refused(code, printed, "/proc/none")
+    for place in ("/proc/none", "/proc"):  # there, and still not to be written to
+        code, printed = in_process(capsys, *model, "--split", SPLIT, "--output_dir", place, script=evaluation)
+        refused(code, printed, f"cannot write to {place}:")
     annotations_file(data).write_text("{")
     result = run("eval.py", *model, "--split", SPLIT, "--output_dir", tmp_path / "out")
     refused(result.returncode, Printed(result), "not valid JSON", "annotations.json")
@@ -380,11 +394,16 @@ def test_eval_and_train_name_bad_input(trained, tmp_path, capsys):
         ("num_train_epochs", "-1 --max_steps 0", "--num_train_epochs must be above 0"),
         ("per_device_eval_batch_size", "0", "--per_device_eval_batch_size must be at least 1"),
         ("image_states_dir", "/proc/none", "/proc/none"),
+        ("text_config", "null", "give both --vision_config and --text_config, or neither"),
+        ("learning_rat", "1", "no argument --learning_rat; did you mean --learning_rate?"),
         ("vision_config", json.dumps(ONLY_PARTS, separators=(",", ":")), "'vit_mae' sees other parts"),
     ):
         arguments = (trained / "recipe.yaml", f"--{name}", *value.split(), "--output_dir", tmp_path / "out")
         refused(*in_process(capsys, *arguments, script=train), said)
     refused(*in_process(capsys, trained / "recipe.yaml", script=train), "give --output_dir")
+    own = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--train_split", SPLIT, "--eval_split", SPLIT)
+    arguments = (*own, "--output_dir", tmp_path / "out", "--vision_model", "no/such/model")
+    refused(*in_process(capsys, *arguments, script=train), "--vision_model: there is no folder no/such/model here")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nhidden_size: 32.5\n")
     code, printed = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
     assert (
@@ -405,6 +424,29 @@ def test_the_scores_in_the_folder_are_those_of_its_weights(chosen, kept):
 
 
 def test_a_recipe_says_no_as_yaml_understands_it(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("eval_strategy: no\nload_best_model_at_end: no\nlearning_rate: 1e-3\n")
+    (tmp_path / "base.yaml").write_text("learning_rate: 5\nnum_train_epochs: 7\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "base: base.yaml\neval_strategy: no\nload_best_model_at_end: no\nlearning_rate: 1e-3\n"
+    )
     (args,) = parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path)], "", VqaTrainingArguments)
     assert args.eval_strategy == "no" and args.load_best_model_at_end is False and args.learning_rate == 1e-3
+    assert args.num_train_epochs == 7  # from the base, whose learning rate it overrides
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ValueError("Caught DataError in DataLoader worker process 0.\nTraceback:\n…\nx.DataError: no a.png"),
+         2, "error: no a.png"),
+        (OSError("no\nroom"), 2, "error: no room"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)  # fmt: skip
+def test_what_went_wrong_is_one_line(error, code, said, capsys):
+    @one_line_errors
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert (stop.value.code, capsys.readouterr().err) == (code, said + "\n")

@@ -1,5 +1,6 @@
 """What a model learns from: the mean of its teachers' probabilities, beside the answers."""
 
+import json
 from copy import copy
 
 import forks
@@ -111,8 +112,32 @@ def test_a_run_with_teachers_goes_on_or_is_refused(tmp_path):
     assert train.checkpoint(None, tmp_path) is None  # one that failed before its training
     (tmp_path / "teachers" / "0" / "trainer_state.json").touch()
     assert train.checkpoint("True", tmp_path) is None
-    with pytest.raises(ValueError, match="teachers/0/trainer_state.json of another run"):
-        train.checkpoint(None, tmp_path)
+    for no in (None, "False", False):
+        with pytest.raises(ValueError, match="teachers/0/trainer_state.json of another run"):
+            train.checkpoint(no, tmp_path)
+
+
+def test_each_teacher_has_a_seed_of_its_own_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train, "train", lambda data, model, args, folder, resume, **more: asked.append((args, resume)))
+    args = VqaTrainingArguments(output_dir=str(tmp_path), num_teachers=2, teacher_epochs=3, max_steps=9, seed=5)
+    (tmp_path / "teachers" / "1" / "checkpoint-4").mkdir(parents=True)
+    folder = train.train_teacher(DataArguments(dataset="easy_vqa"), ModelArguments(), args, tmp_path, 1)
+    ((own, resume),) = asked
+    assert (own.seed, own.num_train_epochs, own.max_steps, own.num_teachers) == (11, 3, -1, 0)
+    assert resume == str(folder / "checkpoint-4") and own.output_dir == str(folder)
+
+
+def test_what_is_recorded_tells_nothing_of_the_machine(tmp_path):
+    (tmp_path / "answers.json").touch()
+    data = DataArguments(dataset="own", data_dir="/home/me", image_states_dir="/home/me", train_split="t",
+                         answer_list=str(tmp_path / "answers.json"))  # fmt: skip
+    args = VqaTrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint="/home/me", hub_token="secret", seed=5)
+    made = train.record(data, ModelArguments(vision_model=str(tmp_path)), args)
+    assert (made["answer_list"], made["vision_model"], made["seed"]) == ("answers.json", tmp_path.name, 5)
+    assert not any(word in json.dumps(made) for word in ("/home/me", str(tmp_path), "secret"))
+    made = train.record(data, ModelArguments(vision_config={"model_type": "vit"}), args)
+    assert made["vision_model"] is made["text_model"] is None  # neither was used
 
 
 def test_a_teacher_that_was_trained_otherwise_is_not_taken(tmp_path):

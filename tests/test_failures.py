@@ -47,6 +47,9 @@ def holding(*arguments):
         ("table", "floor", "where is the cat?", ["position"]),
         ("a", list("abcdefghij"), "what is this?", ["annotators disagree"]),
         ("cat", ["dog"] * 5 + ["cow"] * 5, "what is this?", []),
+        ("Yes.", "No.", "is it on?", ["yes/no flipped"]),
+        ("1", "Two", "how many are there?", ["near miss", "counting"]),
+        ("green", "blue", "in color, what is it?", ["colour"]),
     ],
 )
 def test_rules_that_need_the_question_and_answers_only(given_answer, people, question, expected, plain_words):
@@ -59,7 +62,8 @@ def test_rules_that_need_the_model():
     assert holding(wrong, WORDS, 0, "cat", even) == [
         "not in vocabulary", "same as blind", "low confidence", "diffuse heat map",
     ]  # fmt: skip
-    assert holding({**wrong, "ranked": [{"answer": "cat", "score": 0.9}]}, WORDS, 100, "cow", peaked) == []
+    assert holding({**wrong, "ranked": [{"answer": "cat", "score": 0.9}]}, WORDS, 50, "cow", peaked) == []
+    assert "same as blind" in holding(wrong, WORDS, 50, "The cat.")
     unknown = {"not in vocabulary", "same as blind", "low confidence", "diffuse heat map"}
     of_another_system = categories({**wrong, "ranked": [{"answer": "cat"}]}, WORDS)
     assert set(of_another_system) == set(CATEGORIES) - unknown and not any(of_another_system.values())
@@ -70,7 +74,8 @@ def test_rules_that_need_the_model():
     "given_answer, expected, near",
     [
         ("couch", "sofa", True), ("dog", "puppy", True), ("animal", "dog", False), ("men", "man", True),
-        ("cat", "dog", False), ("red", "blue", False), ("bike", "bicycle", True),
+        ("cat", "dog", False), ("red", "blue", False), ("bike", "bicycle", True), ("geese", "goose", True),
+        ("cat", "caterpillar", False), ("paris", "national capital", True), ("on the table", "in the box", False),
     ],
 )  # fmt: skip
 def test_near_by_wordnet(given_answer, expected, near):

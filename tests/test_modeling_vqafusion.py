@@ -240,6 +240,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
         {"frozen_text_layers": 3},
         {"frozen_text_layers": -1},
         {"alignment_weight": -1},
+        {"answer_temperature": 0},
         {"color_levels": 4},
         {**COLORS, "color_levels": 1},
         {"vision_config": {"width": 1}},

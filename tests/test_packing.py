@@ -93,13 +93,14 @@ def test_folded_batch_norms_leave_the_states_as_they_are(config):
 class ReadTwice(nn.Module):
     """Something beside the batch norm reads the convolution."""
 
-    def __init__(self):
+    def __init__(self, share):
         super().__init__()
+        self.share = share
         self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
 
     def forward(self, pixel_values):
         states = self.convolution(pixel_values)
-        return BaseModelOutput(last_hidden_state=states + self.norm(states))
+        return BaseModelOutput(last_hidden_state=self.share * states + self.norm(states))
 
 
 class Normed(nn.Module):
@@ -124,7 +125,11 @@ class Asks(Normed):
 def test_what_cannot_be_folded_is_left(model):
     torch.manual_seed(0)
     pixels = torch.randn(2, 3, 32, 32)
-    for encoder in (with_statistics(ReadTwice()), model.vqafusion.vision_model.eval(), Normed().half().eval()):
+    for encoder in (
+        *(with_statistics(ReadTwice(share)) for share in (1, 0.01)),
+        model.vqafusion.vision_model.eval(),
+        Normed().half().eval(),
+    ):
         pixels = pixels.to(next(encoder.parameters()).dtype)
         before = list(encoder.modules())
         with folded(encoder, pixels):

@@ -7,14 +7,22 @@ import shutil
 import sys
 
 import forks
+import httpx2
 import pytest
-from conftest import HUB_FILES, ROOT, draw
+import torch
+from conftest import HUB_FILES, ROOT, draw, tiny_config
 from hub_server import Fault, HubServer
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from test_command_line import TINY
 from test_data_prep import write_vqa_v2
 
+from vqafusion import train
 from vqafusion.loading import load_model
-from vqafusion.sharing.push import check_as_stranger, check_repo
+from vqafusion.sharing.model_card import model_card
+from vqafusion.sharing.push import check_as_stranger, check_repo, push_model
+from vqafusion.sharing.retries import HubError, patiently
+from vqafusion.trainer import VqaTrainingArguments
 
 REPO, TOKEN = "alice/tiny", "hf_alice"
 QUESTION = "what color is the circle?"
@@ -128,7 +136,8 @@ def test_branches_pull_requests_and_private_repositories(hub, home, saved):
     assert push(hub, home, saved, REPO, "--private", "--revision", "trial").returncode == 0
     repo = hub.repos["model", REPO]
     assert repo.private and "model.safetensors" in repo.at("trial").files and "model.safetensors" not in repo.files
-    assert push(hub, home, saved, REPO, "--create_pr").returncode == 0
+    proposed = push(hub, home, saved, REPO, "--create_pr")
+    assert proposed.returncode == 0 and "/discussions/1" in proposed.stdout
     assert "model.safetensors" in repo.at("refs/pr/1").files and "model.safetensors" not in repo.files
 
 
@@ -138,6 +147,7 @@ def test_branches_pull_requests_and_private_repositories(hub, home, saved):
         ({"run": "model"}, "--prior is of a run of model"),
         ({"questions": 8}, "--prior has questions 8"),
         ({"split": "t"}, "--prior has split t"),
+        ({"dataset": "own"}, "--prior has dataset own"),
     ],
 )
 def test_baselines_that_are_none_are_refused(hub, home, saved, tmp_path, changed, message):
@@ -146,6 +156,27 @@ def test_baselines_that_are_none_are_refused(hub, home, saved, tmp_path, changed
     (tmp_path / "prior.json").write_text(json.dumps({**scores, "run": "prior", **changed}))
     result = push(hub, home, saved, REPO, "--metrics", tmp_path / "metrics.json", "--prior", tmp_path / "prior.json")
     assert result.returncode == 2 and message in result.stderr and ("model", REPO) not in hub.repos
+
+
+def test_a_card_says_what_is_known_and_what_is_not():
+    vision = "openai/clip-vit-base-patch32"
+    made = {"dataset": "vqa_v2", "train_split": "t", "eval_split": "e", "vision_model": vision, "text_model": "my/text"}
+    scores = {"overall": 40.0, "per_answer_type": {"other": 30.0}, "top_5": 80.0, "questions": 9, "split": "s"}
+    results = {"metrics": scores | {"questions_in_split": 90, "compared": {"prior": {**scores, "overall": 10.0}}}}
+    blind = tiny_config(blind=True, answer_temperature=1.5)
+    card = model_card(REPO, blind, made, results | {"prior": {**scores, "overall": 20.0}})
+    for said in (
+        "**This is a blind baseline", "calibrated by a temperature of 1.50", "Trained on `t`, chosen on `e`",
+        "Only 9 of the split's 90 questions", "No blind baseline was given", "annotations CC BY 4.0",
+        f"`{vision}` (licence: not stated", "`my/text` (licence: see where it comes from)",
+        "| most frequent answer of the question type | 20.00 |",
+    ):  # fmt: skip
+        assert said in card, said
+    found = {result.metric_name: result.metric_value for result in ModelCard(card).data.eval_results}
+    assert found == {"overall": 40, "other": 30, "top-5": 80}
+    card = model_card(REPO, tiny_config(), None, {})
+    assert "not calibrated probabilities" in card and "blind" not in card and "None were given" in card
+    assert "No blind" not in model_card(REPO, tiny_config(), None, {"metrics": scores, "blind": scores})
 
 
 def test_the_cards_lines_run_and_say_what_is_known(hub, home, saved, tmp_path):
@@ -165,19 +196,62 @@ def test_the_cards_lines_run_and_say_what_is_known(hub, home, saved, tmp_path):
     assert len(result.stdout.splitlines()) == 5 and "%" in result.stdout
 
 
-def test_a_model_whose_code_gives_other_answers_is_not_pushed(saved, tmp_path):
+def test_a_model_whose_code_gives_other_answers_is_not_pushed(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     processor, model = load_model(str(saved))
     draw().save(saved / "example.png")
     check_as_stranger(saved, processor, model)
     code = (saved / "modeling_vqafusion.py").read_text()
     (saved / "modeling_vqafusion.py").write_text(
-        code.replace("return logits.sigmoid()", "return (2 * logits).sigmoid()")
+        "import os\nassert 'HF_TOKEN' not in os.environ\n"
+        + code.replace("return logits.sigmoid()", "return (2 * logits).sigmoid()")
     )
     with pytest.raises(ValueError, match="other answers"):
         check_as_stranger(saved, processor, model)
     (saved / "modeling_vqafusion.py").write_text("import vqafusion\n" + code)
     with pytest.raises(ValueError, match="does not load"):
         check_as_stranger(saved, processor, model)
+
+
+def test_a_model_whose_answers_are_no_numbers_is_not_pushed(saved, monkeypatch):
+    _, model = load_model(str(saved))
+    torch.nn.init.constant_(model.classifier[-1].bias, float("nan"))
+    model.save_pretrained(saved)
+    monkeypatch.setattr("vqafusion.sharing.push.upload", lambda *given, **more: pytest.fail("it was"))
+    with pytest.raises(ValueError, match="not pushed: .* are its weights finite"):
+        push_model(saved, REPO)
+
+
+def test_code_that_comes_with_a_model_is_not_run(saved):
+    assert [file.write_text("raise SystemExit('it was')\n") for file in saved.glob("*.py")]
+    load_model(str(saved))
+    (saved / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="is a 'bert' model, not a VQAFusion model"):
+        load_model(str(saved))
+
+
+def test_train_asks_the_hub_before_it_begins(tmp_path, monkeypatch):
+    def whoami(self):
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", whoami)
+    args = VqaTrainingArguments(str(tmp_path), push_to_hub=True, hub_model_id=REPO)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        train.hub_destination(args)
+
+
+@pytest.mark.parametrize("wanted, waited", [("3", [3] * 4), ("9999", [60] * 4), ("", [1, 2, 4, 8])])
+def test_the_hub_is_waited_for_as_it_asks_but_not_for_hours(monkeypatch, wanted, waited):
+    waits, headers = [], {"Retry-After": wanted} if wanted else {}
+    monkeypatch.setattr("vqafusion.sharing.retries.time.sleep", waits.append)
+
+    def busy():
+        request = httpx2.Request("GET", "http://hub")
+        raise HfHubHTTPError("busy", response=httpx2.Response(503, headers=headers, request=request))
+
+    with pytest.raises(HubError, match="cannot answer for alice/tiny .503."):
+        patiently(REPO, busy)
+    assert waits == waited
 
 
 @pytest.mark.parametrize("name", ["bare", "a/b/c", "alice/ti ny", "alice/..", "../../etc"])

@@ -9,6 +9,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vqafusion.analysis.calibration import expected_calibration_error, in_first_half
 from vqafusion.analysis.records import (
     confidences,
     make_records,
@@ -17,7 +18,7 @@ from vqafusion.analysis.records import (
     same_questions,
     write_lines,
 )
-from vqafusion.analysis.summary import abstaining, summarize
+from vqafusion.analysis.summary import abstaining, notes, summarize
 from vqafusion.command_line import write_json
 from vqafusion.data_prep import FEATURES
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
@@ -66,6 +67,28 @@ def test_a_summary_has_the_metrics_own_scores_within_their_intervals():
         low, high = summary["intervals"][name]
         assert low <= summary[name] <= high and low < high
     assert summary["questions_per_question_type"] == {"is it": 20, "what is": 20} and summary["questions"] == 40
+    fitted = in_first_half([record["image_id"] for record in records])
+    others = [record for record, left_out in zip(records, fitted) if not left_out]
+    error = expected_calibration_error(confidences(others), [record["accuracy"] / 100 for record in others])
+    assert 0 < fitted.sum() < 40 and summary["calibration"]["expected_calibration_error"] == round(100 * error, 2)
+
+
+def test_what_not_sure_would_be_worth():
+    ranked = [("cat", 0.8)] * 6 + [("dog", 0.8)] * 4 + [("cat", 0.3)] * 10
+    records = make_records(rows_of([["cat"] * 10] * 20), [[{"answer": a, "score": s}] for a, s in ranked])
+    assert abstaining(records, 0.8) == {
+        "threshold": 0.8, "coverage": 50, "accuracy": 60, "overall": 30, "effective_reliability": 10,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset, said", [("own", True), ("hub", True), ("vqa_v2", False)])
+def test_repeated_answers_are_told(dataset, said):
+    assert any("their answers are repeated" in note for note in notes({"dataset": dataset})) is said
+
+
+def test_a_split_that_chose_the_model_was_not_trained_on():
+    (note,) = notes({"chosen_on_this_split": True})
+    assert "was chosen on a split of this name" in note
 
 
 def test_perfect_constant_and_silent_runs():
@@ -73,6 +96,8 @@ def test_perfect_constant_and_silent_runs():
     perfect = summarize(make_records(rows, [[{"answer": "cat", "score": 1.0}]] * 20))
     assert perfect["overall"] == perfect["exact_match"] == 100 and perfect["intervals"]["overall"] == [100, 100]
     assert perfect["calibration"]["expected_calibration_error"] == 0 and "top_5" not in perfect
+    some = [[{"answer": "dog"}, {"answer": "cat"}], *[[{"answer": "cat"}]] * 19]
+    assert summarize(make_records(rows, some))["top_5"] == 100
     assert perfect["abstention"]["coverage_at_risk"] == {"1": 100, "5": 100, "10": 100}
     wrong = make_records(rows, [[{"answer": "dog", "score": 0.9}]] * 20)
     assert summarize(wrong)["overall"] == 0
@@ -109,7 +134,7 @@ def test_a_run_is_read_back(tmp_path):
     metrics, again = read_run(tmp_path)
     assert again == json.loads(json.dumps(records)) and metrics["questions"] == 6
     assert same_questions(records, again[::-1]) == again
-    with pytest.raises(ValueError, match="it has 5 questions where 6 are asked for, and not 5"):
+    with pytest.raises(ValueError, match="other questions: 5 where 6 are asked for and question 5 is not among them"):
         same_questions(records, again[:5])
     with pytest.raises(ValueError, match="it has 6 questions where 5 are asked for"):
         same_questions(records[:5], again)

@@ -1,23 +1,36 @@
 """eval.py with all it can explain, and its report in a real browser."""
 
+import base64
 import html
+import io
 import json
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, tiny_config
+from conftest import ANSWERS, QUESTIONS, draw, tiny_config
+from datasets import Dataset
+from matplotlib.figure import Figure
+from PIL import Image
 from test_command_line import Printed, in_process, refused, run
 from test_data_prep import SPLIT, write_vqa_v2
+from test_records import rows_of
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion import eval as evaluation
 from vqafusion.analysis import compare as comparison
+from vqafusion.analysis.calibration import in_first_half
 from vqafusion.analysis.model_run import ModelRun
-from vqafusion.analysis.report import _map
+from vqafusion.analysis.plots import plots
+from vqafusion.analysis.records import make_records
+from vqafusion.analysis.report import _gallery, _map, heat_map_table, judged, shown, write_report
+from vqafusion.analysis.summary import summarize
+from vqafusion.analysis.words import Words
+from vqafusion.data_prep import FEATURES
 
 CHROMIUM = shutil.which("chromium")
 STRANGE = "<b>is it</b> <!-- <script> </script> & “red” $a_$ ç?"  # must come out as it is
@@ -134,7 +147,7 @@ def test_answers_of_another_system_are_evaluated_without_its_model(folder):
     assert (folder / "again" / "report.html").is_file()
 
 
-def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_path):
+def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_path, capsys):
     write_vqa_v2(tmp_path / "data", images=8, split="test2015")
     (tmp_path / "data" / "v2_mscoco_test2015_annotations.json").unlink()
     where = ("--dataset", "vqa_v2", "--data_dir", tmp_path / "data", "--split", "test2015")
@@ -148,6 +161,14 @@ def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_pa
     assert result.returncode == 0 and "answered once" in result.stdout
     result = run("eval.py", "--model", folder / "model", *where, "--fit_temperature", "True")
     refused(result.returncode, Printed(result), "--fit_temperature: test2015 has no human answers")
+    for name, value in (
+        ("abstain_below", 0.5),
+        ("heat_map_questions", 3),
+        ("blind_run", folder),
+        ("prior_run", folder),
+    ):
+        arguments = ("--model", folder / "model", *where, f"--{name}", value)
+        refused(*in_process(capsys, *arguments, script=evaluation), f"--{name}: test2015 has no human answers")
     (tmp_path / "short.json").write_text(json.dumps(entries[1:]))
     result = run("eval.py", "--predictions", tmp_path / "short.json", *where)
     refused(result.returncode, Printed(result), "short.json: 1 questions are not answered")
@@ -182,6 +203,8 @@ def test_two_runs_are_compared(folder, tmp_path, capsys):
         (("--predictions", "p.json", "--fit_temperature", "True"), ["--fit_temperature needs a --model"]),
         (("--predictions", "p.json", "--heat_map_questions", "9"), ["--heat_map_questions needs a --model"]),
         (("--model", "m", "--max_samples", "0"), ["--max_samples must be at least 1"]),
+        (("--model", "m", "--batch_size", "0"), ["--batch_size must be at least 1"]),
+        (("--baseline", "prior"), ["--baseline prior needs --train_split"]),
         (("--model", "m", "--heat_map_questions", "-3"), ["--heat_map_questions must be at least 0"]),
         (("--model", "user/name", "--fit_temperature", "True"), ["must be a folder"]),
         (("--model", "m", "--abstain_below", "2"), ["--abstain_below", "from 0 to 1"]),
@@ -241,15 +264,140 @@ def test_what_a_score_must_not_be_taken_for_is_said(folder, tmp_path):
     assert "what is remembered" not in (folder / "run" / "report.md").read_text()
 
 
+def test_names_in_the_data_run_nothing_in_the_report(tmp_path):
+    rows = rows_of([["red"] * 10] * 4).to_dict() | {"answer_type": ["<script>boo"] * 4}
+    rows = Dataset.from_dict(rows, features=FEATURES)
+    records = make_records(rows, [[{"answer": "<script>boo"}]] * 4)
+    metrics = summarize(records) | {"compared": {}, "failures": []}
+    write_report(tmp_path, "<script>boo", metrics, records, rows)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>boo" not in page and page.count("&lt;script&gt;boo") > 1
+
+
+def test_each_failure_is_explained_by_what_is_known_of_its_question():
+    records = make_records(rows_of([["red"] * 10] * 3), [[{"answer": each}] for each in ("blue", "red", "blue")])
+    blind = [{"ranked": [{"answer": each}]} for each in ("red", "red", "blue")]
+    table = evaluation.explain(records, None, [100, 0, 0], blind, Words())
+    assert [record.get("categories") for record in records] == [[], None, ["not in vocabulary", "same as blind"]]
+    assert {row["category"]: row["failures"] for row in table if row["failures"]} == {
+        "not in vocabulary": 1, "same as blind": 1,
+    }  # fmt: skip
+
+
 def test_an_even_map_is_drawn_as_nothing():
     even, nothing = (_map([[share] * 2] * 2) for share in (0.25, 0))
     assert even == nothing != _map([[1, 0], [0, 0]])
 
 
 def test_the_report_in_markdown(folder):
-    text = (folder / "run" / "report.md").read_text()
-    overall = metrics_of(folder, "run")["overall"]
+    text, metrics = (folder / "run" / "report.md").read_text(), metrics_of(folder, "run")
+    overall = metrics["overall"]
     assert f"| this run | {overall:.2f} |" in text and "| same as blind |" in text and "| ablation |" in text
+    assert f" | {metrics['compared']['prior']['difference']:+.2f} (" in text
+    worth = metrics["abstention"]["effective_reliability"]
+    assert f"at a cost of 1: {worth['with_threshold']:.2f} with abstention" in text
+    assert f"{worth['answering_all']:.2f} without" in text and worth["with_threshold"] != worth["answering_all"]
+
+
+def test_how_many_answers_a_category_was_judged_on():
+    assert [judged({"failures": 3, "judged": 10}, wrong) for wrong in (10, 20)] == ["3", "3 of 10"]
+
+
+def test_faithfulness_stands_under_its_heads():
+    curves = {"deletion": 0.1, "insertion": 0.9, "deletion_gain": 0.2, "deletion_gain_interval": [0.1, 0.3]}
+    head, row = heat_map_table({"questions": 3, "some_map": curves})
+    cells = {"deletion": "0.10", "insertion": "0.90"}
+    assert row[0] == "some map" and {name: row[head.index(name)] for name in cells} == cells
+    assert row[2] == "+0.20 (0.10 to 0.30)" and row[4] == ""
+
+
+def test_the_gallery_draws_at_random_but_twice_the_same():
+    records = [{"accuracy": 100 * (number % 2)} for number in range(6000)]
+    indices = shown(records)
+    assert indices == shown(records) and len(indices) == len(set(indices)) == 2000 + 100
+    assert [records[index]["accuracy"] for index in indices] == [0] * 2000 + [100] * 100
+    assert shown([{"accuracy": accuracy} for accuracy in (100, 60, 30)]) == [2, 0, 1]
+
+
+def test_every_card_has_its_own_picture(processor):
+    rows = rows_of([["red"] * 10] * 4)  # two questions for each picture
+    colours = [draw(("red", "blue")[number // 2]) for number in range(4)]
+    rows = Dataset.from_dict(rows.remove_columns("image").to_dict() | {"image": colours}, features=FEATURES)
+    records = make_records(rows, [[{"answer": "red", "score": 1.0}]] * 4)
+    for source in (None, SimpleNamespace(processor=processor)):
+        gallery = _gallery([0, 3, 1], records, rows, source)
+        assert [picture["box"] for picture in gallery["pictures"]] == [[0, 0, 100, 100]] * 2  # all that there is
+        for card, red in zip(gallery["cards"], (True, False, True)):
+            address = gallery["pictures"][card["picture"]]["src"]
+            pixel = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).getpixel((5, 5))
+            assert (pixel[0] > 200) is red, card
+
+
+def test_plots_show_what_they_say(monkeypatch):
+    drawn = {}
+
+    def draw_only(width, height, draw, name):
+        drawn[name] = Figure().subplots()
+        draw(drawn[name])
+
+    monkeypatch.setattr("vqafusion.analysis.plots._svg", draw_only)
+    asked = {f"type {number}": number for number in range(1, 26)}  # how often each is asked
+    run = {"overall": 50, "per_answer_type": {"yes/no": 60, "other": 40}, "per_question_type": asked}
+    run["intervals"] = {
+        "overall": [45, 55],
+        "per_answer_type": {"yes/no": None},
+        "per_question_type": dict.fromkeys(asked),
+    }
+    prior = run | {"overall": 20, "per_answer_type": {"yes/no": 30, "other": 10}}
+    bins = [{"questions": 2, "confidence": 0.9, "accuracy": 0.4}]
+    metrics = run | {"compared": {"prior": prior}, "questions_per_question_type": asked, "calibration": {"bins": bins}}
+    plots(metrics, np.array([0.9, 0.5]), np.array([1.0, 0.0]), [{"step": 3, "eval_overall": 40.0}])
+    types, kinds = drawn["types"], drawn["question types"]
+    assert [bar.get_height() for bar in types.patches] == [50, 60, 40, 20, 30, 10]
+    assert [label.get_text() for label in types.get_xticklabels()] == ["overall", "yes/no", "other"]
+    frequent = range(6, 26)
+    assert [label.get_text() for label in kinds.get_yticklabels()] == [f"type {n}  ({n})" for n in frequent]
+    assert list(kinds.lines[0].get_xdata()) == list(frequent)  # they score as often as they are asked
+    assert drawn["reliability"].collections[0].get_offsets().tolist() == [[0.9, 0.4]]
+    assert drawn["risk"].lines[0].get_xydata().tolist() == [[50, 0], [100, 50]]
+    assert drawn["learning"].lines[0].get_xydata().tolist() == [[3, 40]]
+
+
+@pytest.fixture
+def looked(model, processor):
+    """A model's run on questions about 24 different pictures, of which it gets two in three right."""
+    pictures = [draw((10 * number, 250 - 10 * number, 90)) for number in range(24)]
+    rows = rows_of([["cat"] * 10] * 24, per_image=1).to_dict() | {"image": pictures, "question": QUESTIONS * 8}
+    run = ModelRun((processor, model), Dataset.from_dict(rows, features=FEATURES))
+    for number, ranked in enumerate(run.ranked()):
+        if number % 3:
+            rows["answers"][number] = [ranked[0]["answer"]] * 10
+    return ModelRun((processor, model), Dataset.from_dict(rows, features=FEATURES), batch_size=5)
+
+
+def test_the_temperature_is_fitted_anew_and_tested_on_other_images(looked):
+    found = looked.fit_temperature()
+    assert 0.05 < found["temperature"] < 20  # not an edge of the search
+    summary = summarize(make_records(looked.rows, looked.ranked()))["calibration"]
+    assert summary["questions"] == found["questions"] < 24
+    assert summary["expected_calibration_error"] == pytest.approx(found["error"], abs=0.02)
+    looked.model.config.answer_temperature = 3.0  # of an earlier fit
+    assert looked.fit_temperature() == found
+    fitted, answers = in_first_half(looked.image_ids), looked.rows["answers"][:]
+    changed = looked.rows.to_dict() | {"answers": [a if f else ["cat"] * 10 for a, f in zip(answers, fitted)]}
+    other = ModelRun((looked.processor, looked.model), Dataset.from_dict(changed, features=FEATURES), batch_size=5)
+    again = other.fit_temperature()
+    assert again["temperature"] == found["temperature"] and again["error"] != found["error"]
+    with pytest.raises(ValueError, match="questions about more images"):
+        ModelRun((looked.processor, looked.model), looked.rows.select([0])).fit_temperature()
+
+
+def test_every_question_has_its_own_heat_map(looked):
+    maps = looked.heat_maps([5, 0, 13])
+    assert sorted(maps) == [0, 5, 13]
+    for index, found in maps.items():
+        assert np.allclose(found, looked.heat_maps([index])[index], atol=1e-5)
+    assert not np.allclose(maps[0], maps[13], atol=1e-4)  # else an exchange would not show
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,11 @@ from datasets import Dataset, Image
 from safetensors.torch import load_file
 from test_command_line import TINY, run
 
+from vqafusion.arguments import DataArguments
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
+from vqafusion.train import check_streaming
+from vqafusion.trainer import VqaTrainingArguments
 
 COLOURS = ("red", "blue", "green", "yellow")
 
@@ -131,6 +134,18 @@ def test_what_is_missing_is_said(tmp_path):
     ):  # fmt: skip
         with pytest.raises(DataError, match=words):
             open_stream(place, split)
+    rows.add_column("answers", [None] * len(rows)).to_parquet(tmp_path / "lacking" / "train-00000.parquet")
+    with pytest.raises(DataError, match="no column answers"):
+        open_stream(tmp_path / "lacking", "train")
+    rows.select([]).to_parquet(tmp_path / "lacking" / "train-00000.parquet")
+    with pytest.raises(DataError, match="split 'train' of .*lacking is empty"):
+        open_stream(tmp_path / "lacking", "train")
+
+
+def test_a_process_without_questions_ends(tmp_path, processor):
+    folder = write_parquet(tmp_path / "shards", shards=1, per_shard=1)
+    with pytest.raises(DataError, match="fewer questions than processes"):
+        questions(stream(folder, processor, process=1, num_processes=2), 1)
 
 
 def test_answers_may_be_a_column_of_texts(tmp_path):
@@ -141,11 +156,29 @@ def test_answers_may_be_a_column_of_texts(tmp_path):
     assert next(iter(open_stream(tmp_path / "single", "train")))["answers"] == ["red"] * 10
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("image_states_dir", "s"), ("max_train_samples", 5), ("answer_type_sampling", {"number": 0.5}),
+        ("reference_provenance", ["x"]), ("questions_per_image", 2), ("num_teachers", 1),
+        ("train_sampling_strategy", "group_by_length"), ("dataloader_num_workers", 2),
+    ],
+)  # fmt: skip
+def test_what_a_stream_cannot_do_is_refused(tmp_path, name, value):
+    data = DataArguments(dataset="hub", data_dir="d", train_split="t", eval_split="e")
+    args = VqaTrainingArguments(str(tmp_path), max_steps=5, eval_strategy="steps", save_strategy="steps")
+    check_streaming(data, args)
+    setattr(data if hasattr(data, name) else args, name, value)
+    with pytest.raises(ValueError, match=f"--{name} does not go with --streaming"):
+        check_streaming(data, args)
+
+
 def test_a_run_is_the_same_after_an_interruption(tmp_path):
     data = write_parquet(tmp_path / "shards")
     recipe = TINY | {"dataset": "hub", "data_dir": str(data), "train_split": "train", "eval_split": "validation",
                      "streaming": True, "questions_per_image": 1, "eval_strategy": "steps", "save_strategy": "steps",
-                     "eval_steps": 5, "save_steps": 5, "save_total_limit": 9, "report_to": "none"}  # fmt: skip
+                     "eval_steps": 5, "save_steps": 5, "save_total_limit": 9, "report_to": "none",
+                     "gradient_accumulation_steps": 2}  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
 
     caches = tmp_path / "cache"
@@ -162,10 +195,6 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
     assert all((whole[name] == resumed[name]).all() for name in whole)
     made = {folder.name for folder in caches.iterdir() if folder.is_dir()}
     assert made == {"generator", "vqafusion"}  # and no copy of all the shards
-    for name, value in (("--image_states_dir", "s"), ("--dataloader_num_workers", 2)):
-        refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", name, value,
-                      "--max_steps", 5)  # fmt: skip
-        assert refused.returncode == 2 and f"{name} does not go with --streaming" in refused.stderr
     refused = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / "x", "--max_steps", 5,
                   "--save_strategy", "epoch", "--eval_strategy", "epoch")  # fmt: skip
     assert refused.returncode == 2 and "--save_strategy steps" in refused.stderr

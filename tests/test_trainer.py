@@ -30,6 +30,9 @@ def test_learning_rates_by_part():
     trainable = [p for p in model.parameters() if p.requires_grad]
     assert len(found) == len(trainable) == sum(len(group["params"]) for group in optimizer.param_groups)
     assert isinstance(optimizer, torch.optim.AdamW)
+    args.text_learning_rate, args.vision_learning_rate = 0.0, None
+    groups = VqaTrainer(model=model, args=args).create_optimizer().param_groups
+    assert {group["part"]: group["lr"] for group in groups} == {"text": 0.0, "vision": 1e-3, "fusion": 1e-3}
 
 
 def test_a_given_optimizer_keeps_its_rates():
@@ -52,6 +55,17 @@ def test_evaluation_keeps_the_order_of_the_data_set():
     assert sorted(row["length"] for batch in trainer.get_train_dataloader() for row in batch) == [1, 2, 3, 5, 7, 9]
 
 
+def test_a_stream_is_collated_for_training():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from ()
+
+    args = VqaTrainingArguments(output_dir=UNUSED, eval_strategy="no", load_best_model_at_end=False, max_steps=1)
+    trainer = VqaTrainer(VqaFusionForVisualQuestionAnswering(tiny_config()), args, train_dataset=Stream())
+    trainer.train_collator = list
+    assert trainer.get_train_dataloader().collate_fn is list
+
+
 def test_the_order_of_training_is_what_the_arguments_say():
     rows = Dataset.from_dict({"image_id": list("aabb"), "answer_type": ["yes/no", "number"] * 2})
     args = VqaTrainingArguments(
@@ -60,6 +74,8 @@ def test_the_order_of_training_is_what_the_arguments_say():
     trainer = VqaTrainer(VqaFusionForVisualQuestionAnswering(tiny_config()), args, eval_dataset=[0])
     sampler = trainer._get_train_sampler(rows)
     assert (sampler.seed, sampler.group_size, sampler.drawn) == (7, 2, {"yes/no": 2, "number": 1})
+    trainer.args.data_seed, trainer.args.seed = None, 5
+    assert trainer._get_train_sampler(rows).seed == 5
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -90,6 +106,7 @@ def test_the_alignment_loss_is_in_every_training_loss(shifted):
         {"eval_do_concat_batches": False},
         {"accelerator_config": {"dispatch_batches": True}},
         {"not_finite": "go on"},
+        {"per_device_train_batch_size": 0},
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes):
