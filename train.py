@@ -230,10 +230,10 @@ def kept_scores(trainer):
     return None
 
 
-def save(trainer, processor, output_dir, made_by, evaluated):
+def save(trainer, processor, output_dir, arguments, evaluated):
     """
-    Put the model into its folder, whole or not at all, with `made_by` as training.json and, in metrics.json, its scores
-    beside what `evaluated` says of the split.
+    Put the model into its folder, whole or not at all, with what made it (`arguments`: of data and model) and its
+    scores, beside what `evaluated` says of the split.
     """
     staged = output_dir / SAVING
     trainer.save_model(staged)
@@ -243,7 +243,7 @@ def save(trainer, processor, output_dir, made_by, evaluated):
     forget_last_use(processor.tokenizer)
     processor.save_pretrained(staged)
     save_learning_curve(trainer.state.log_history, staged / "learning_curve.png")
-    write_json(staged / "training.json", made_by)
+    write_json(staged / "training.json", record(*arguments, trainer.args))  # not sooner: it resets accelerate's state
     if scores := kept_scores(trainer):
         write_json(staged / "metrics.json", evaluated | scores)
     for file in staged.iterdir():
@@ -393,7 +393,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     if len(eval_set) < in_split:
         evaluated["questions_in_split"] = in_split
     evaluated |= {"vocabulary_ceiling": most["evaluation"], "chosen_on_this_split": True}
-    save(trainer, processor, output_dir, record(data, model_arguments, args), evaluated)
+    save(trainer, processor, output_dir, (data, model_arguments), evaluated)
     if result.global_step > begun:
         result.metrics["peak_memory_gib"] = peak_memory()
         trainer.log_metrics("train", result.metrics)

@@ -222,7 +222,7 @@ def test_a_wrong_baseline_is_refused_before_anything_is_written(folder, tmp_path
     for more, words in (
         (("--blind_run", folder / "prior"), ["--blind_run", "'prior'", "not of the blind baseline"]),
         (("--prior_run", tmp_path), ["is not the --output_dir of an eval.py run"]),
-        (("--prior_run", folder / "prior", "--max_samples", 5), ["--prior_run", "24 questions where 5 are asked for"]),
+        (("--prior_run", folder / "prior", "--max_samples", 5), ["--prior_run", "24 where 5 are asked for"]),
     ):
         arguments = ("--model", folder / "model", *where, *more, "--fit_temperature", "True")
         refused(*in_process(capsys, *arguments, script=evaluation), *words)
