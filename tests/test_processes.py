@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
         "alignment_weight": 0.0,  # which compares the images of one process's batch
         "dropout": 0.0, "text_config": TINY["text_config"] | still, "max_steps": STEPS, "logging_steps": 1,
         "questions_per_image": 1, "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 4,
-        "report_to": "none",
+        "report_to": "none", "lr_scheduler_type": "constant",  # so that few steps are the first ones of many
     }  # fmt: skip
     (folder / "recipe.json").write_text(json.dumps(recipe))
 
@@ -73,7 +73,7 @@ def test_two_hosts_meet_at_an_address(trained, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc_per_node", 1]
     command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{free_port()}", "--rdzv_id", "test"]
     command += [ROOT / "train.py", one.parent / "recipe.json", "--output_dir", tmp_path / "model"]
-    command += ["--per_device_train_batch_size", BATCH // 2]
+    command += ["--per_device_train_batch_size", BATCH // 2, "--max_steps", 5]
     hosts = [
         subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -81,7 +81,7 @@ def test_two_hosts_meet_at_an_address(trained, tmp_path):
     for host in hosts:
         said = host.communicate(timeout=300)[1]
         assert host.returncode == 0, said[-3000:]
-    torch.testing.assert_close(logged(tmp_path / "model", "loss"), logged(one, "loss"), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logged(tmp_path / "model", "loss"), logged(one, "loss")[:5], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "accelerate").iterdir()), ids=lambda file: file.name)
