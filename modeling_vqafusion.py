@@ -145,8 +145,8 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
             if states.shape[2] != states.shape[3]:
                 raise ValueError(f"the vision encoder must give a square grid, not {tuple(states.shape[2:])}")
             states = states.flatten(2).transpose(1, 2)
-        if states.shape[-1] != hidden_width(config.vision_config):
-            width = hidden_width(config.vision_config)
+        width = hidden_width(config.vision_config)
+        if states.shape[-1] != width:
             raise ValueError(f"the vision encoder's states have {states.shape[-1]} numbers each, not {width}")
         if config.color_levels:
             colors = color_histograms(pixel_values, states.shape[1], config)

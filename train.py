@@ -142,11 +142,13 @@ def checkpoint(resume, output_dir):
     return resume
 
 
-def check_whole(resume):
-    """Raise `ValueError` unless the checkpoint (a path) holds what training goes on with, beside the weights."""
-    if not any(list(Path(resume).glob(name)) for name in ("scheduler.pt", "global_step*")):  # the latter: DeepSpeed
+def check_checkpoint(folder):
+    """Raise `ValueError` unless the checkpoint is there, with what training goes on with beside the weights."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no checkpoint {folder} here: all machines must see the same --output_dir")
+    if not any(file for name in ("scheduler.pt", "global_step*") for file in Path(folder).glob(name)):  # or DeepSpeed's
         raise ValueError(
-            f"{resume} holds weights only, as --save_only_model leaves them: training cannot go on where it was"
+            f"{folder} holds weights only, as --save_only_model leaves them: training cannot go on where it was"
         )
 
 
@@ -288,10 +290,8 @@ def main(argv=None):
         writable_folder(data.image_states_dir)
     with only_run_in(output_dir, args.process_index == 0):
         (resume,) = broadcast_object_list([checkpoint(args.resume_from_checkpoint, output_dir)])
-        if resume and not Path(resume).is_dir():
-            raise ValueError(f"there is no checkpoint {resume} here: all machines must see the same --output_dir")
         if resume:
-            check_whole(resume)
+            check_checkpoint(resume)
         teachers = [train_teacher(data, model_arguments, args, output_dir, n) for n in range(args.num_teachers)]
         trained = train(data, model_arguments, args, output_dir, resume, teachers)
     if repo and trained.is_world_process_zero():

@@ -13,7 +13,7 @@ class QuestionSampler(Sampler):
 
     Args:
         rows (`datasets.Dataset`): encoded rows.
-        batch_size (`int`): questions per batch.
+        batch_size (`int`): questions per batch, of all processes together.
         seed (`int`)
         questions_per_image (`int`): keep up to so many questions of an image together, since a batch encodes each
             image once; large groups save encoding, small ones make batches of more, and more varied, images.

@@ -99,7 +99,7 @@ def test_train_resumes(trained, tmp_path):
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), str(only_model), "weights only")
     (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
-    train.check_whole(only_model)
+    train.check_checkpoint(only_model)
     given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
     parsed = parse(list(map(str, given)), "", DataArguments, ModelArguments, VqaTrainingArguments)
     with pytest.raises(ValueError, match="is of a model with other answers"):
