@@ -109,8 +109,9 @@ def answer(args, rows):
     """Ranked answers of every row, and the model's run (None of a baseline or of another system)."""
     if args.predictions:
         ranked = read_predictions(args.predictions, rows["question_id"][:])
-        if args.dataset == "own":  # whose human answers are normalised as well
-            ranked = [[best | {"answer": answer_text(best["answer"])}] for (best,) in ranked]
+        for (best,), normalized in zip(ranked, rows["normalized"][:]):
+            if normalized:
+                best["answer"] = answer_text(best["answer"])
         return ranked, None
     if args.baseline:
         train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)

@@ -304,6 +304,17 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         optimizer.param_groups = groups
         return optimizer
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """As in `Trainer`, which would go on with the checkpoint's learning rates whatever the arguments say."""
+        given = getattr(self.lr_scheduler, "base_lrs", None)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        kept = getattr(self.lr_scheduler, "base_lrs", None)
+        if kept != given:
+            raise ValueError(
+                f"{checkpoint} was begun with learning rates of {sorted(set(kept))}, not {sorted(set(given))}: leave "
+                "them as they were, or train into another --output_dir"
+            )
+
 
 def top_labels(logits, labels):
     """What evaluation keeps of each batch: `(batch, TOP_K)` label ids, best first; not 1,000 logits a question."""

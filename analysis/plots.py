@@ -133,6 +133,7 @@ def _risk_coverage(confidence, accuracy):
 def _draw_learning(history, axes):
     axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["model"], label="accuracy, %")
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("official accuracy, %", color=COLOURS["model"])
     if losses := _series(history, "loss"):
         right = axes.twinx()

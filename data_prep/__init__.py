@@ -19,10 +19,12 @@ FEATURES = Features(
         "question_type": Value("string"),
         "answer_type": Value("string"),
         "provenance": Value("string"),
+        "normalized": Value("bool"),
     }
 )
 """Columns of every data set. `answers` is empty where they are not published (the test splits).
-`provenance` tells how a question came into the data, such as which of several collections it is from; often empty."""
+`provenance` tells how a question came into the data, such as which of several collections it is from; often empty.
+`normalized` tells whether the answers went through the metric's normaliser, so that what is compared with them must."""
 
 
 class DataError(ValueError):

@@ -1,7 +1,7 @@
 """easy-VQA (Victor Zhou, MIT licence): the data set that installs with the project, from PyPI as `easy-vqa`."""
 
+import argparse
 import random
-import sys
 
 import easy_vqa
 from datasets import Dataset
@@ -48,6 +48,7 @@ def load(split):
         columns["question_type"].append(_question_type(question))
         columns["answer_type"].append("yes/no" if answer in ("yes", "no") else "other")
         columns["provenance"].append("")
+        columns["normalized"].append(True)  # which they are as they come
     return Dataset.from_dict(columns, features=FEATURES)
 
 
@@ -59,5 +60,10 @@ def _question_type(question):
     return f"is there not a {asked}" if " not " in question else f"is there a {asked}"
 
 
-if __name__ == "__main__":  # the path of one test image, for `make demo`
-    print(easy_vqa.get_test_image_paths()[int(sys.argv[1])])
+if __name__ == "__main__":  # for `make demo`
+    parser = argparse.ArgumentParser(description="Print where one of easy-VQA's test images lies.")
+    parser.add_argument("number", type=int, help="from 0 on")
+    images, number = easy_vqa.get_test_image_paths(), parser.parse_args().number
+    if number not in images:
+        parser.error(f"there are test images 0 to {max(images)}, not {number}")
+    print(images[number])

@@ -95,7 +95,9 @@ def content_id(image):
 
 
 def same_columns(rows, indices, split):
-    answers = [texts if len(texts) >= MIN_ANSWERS else ten_answers(texts) for texts in map(_texts, rows["answers"])]
+    written = [_texts(group) for group in rows["answers"]]
+    few = [len(texts) < MIN_ANSWERS for texts in written]
+    answers = [ten_answers(texts) if repeated else texts for texts, repeated in zip(written, few)]
     kinds = [answer_type(group[0]) if group else "" for group in answers]
     empty = [None] * len(indices)
     return {
@@ -106,6 +108,7 @@ def same_columns(rows, indices, split):
         "question_type": [given or "" for given in rows.get("question_type", empty)],
         "answer_type": [given or kind for given, kind in zip(rows.get("answer_type", empty), kinds)],
         "provenance": [given or "" for given in rows.get("provenance", empty)],
+        "normalized": few,
     }
 
 

@@ -113,6 +113,7 @@ def _row(entry, number, file):
         "question_type": str(entry.get("question_type") or ""),
         "answer_type": str(entry.get("answer_type") or (answer_type(answers[0]) if answers else "")),
         "provenance": str(entry.get("provenance") or ""),
+        "normalized": True,
     }
 
 

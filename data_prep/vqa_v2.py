@@ -12,7 +12,7 @@ from . import FEATURES, DataError, check_unique, drop_missing_images, file_stamp
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
-_READER_VERSION = 3  # part of the cache's key: raise it when the rows change
+_READER_VERSION = 4  # part of the cache's key: raise it when the rows change
 
 
 class _Question(msgspec.Struct):
@@ -186,4 +186,5 @@ def _row(question, folder, annotation=None):
         "question_type": annotation.question_type if annotation else "",
         "answer_type": annotation.answer_type if annotation else "",
         "provenance": annotation.provenance if annotation else "",
+        "normalized": False,
     }

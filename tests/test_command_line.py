@@ -13,6 +13,7 @@ import forks
 import pytest
 import torch
 from conftest import ROOT, TWO_PROCESSES, draw
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from test_data_prep import SPLIT, annotations_file, write_vqa_v2
@@ -92,6 +93,9 @@ def test_train_resumes(trained, tmp_path):
     for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size")):
         result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
         refused(result.returncode, Printed(result), str(checkpoint), said)
+    result = run("train.py", *arguments, "--learning_rate", 0.5, "--resume_from_checkpoint", "auto")
+    said = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 2 and "checkpoint-" in said and "rates of [0.001], not [0.5]: leave" in said
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), "no checkpoint in")
     only_model = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
@@ -233,6 +237,13 @@ def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path)
     (tmp_path / "said.json").write_text('[{"question_id": 1, "answer": "A Red."}]')
     said = evaluate(tmp_path / "said", "--predictions", tmp_path / "said.json", *own, "--split", "dev.csv")
     assert said["overall"] == said["exact_match"] == 100
+    (tmp_path / "raw").mkdir()
+    asked = {"image": [draw("red")], "question": ["is it red?"], "question_id": [1]}
+    for answers, score in ((["Red"] * 3, 100), (["Red"] * 10, 0)):  # ten are compared as the official metric does
+        Dataset.from_dict(asked | {"answers": [answers]}).to_parquet(tmp_path / "raw" / "test-0.parquet")
+        hub = ("--dataset", "hub", "--data_dir", tmp_path / "raw", "--split", "test")
+        said = evaluate(tmp_path / "said", "--predictions", tmp_path / "said.json", *hub)
+        assert said["overall"] == score
     (tmp_path / "asked.csv").write_text("image,question\na.png,is it red?\n")
     asked = ("--model", tmp_path / "model", *own, "--split", "asked.csv", "--output_dir", tmp_path / "asked")
     result = run("eval.py", *asked)

@@ -384,6 +384,7 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     one.add_column("answer_type", ["other", None] * 3).to_parquet(single / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", single)
     assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3
+    assert all(rows["normalized"]) and not any(again["normalized"])  # "Yes." is right of these, wrong of those
     copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
     copy.add_column("answer", ["no"] * 6).to_parquet(both / "train-00000-of-00001.parquet")
     assert load_split("hub", "train", both)["answers"][0] == ["yes"] * 7 + ["Red."] * 3

@@ -38,6 +38,7 @@ def rows_of(answers, per_image=2):
             "question_type": ["what is", "is it"] * (count // 2) + ["what is"] * (count % 2),
             "answer_type": ["other", "yes/no", "number", "other"] * (count // 4) + ["other"] * (count % 4),
             "provenance": [""] * count,
+            "normalized": [False] * count,
         },
         features=FEATURES,
     )
