@@ -167,14 +167,14 @@ def build(answerer, report=None):
         check_time(end)
         best = answers[0]
         seen = {**seen, "asked": [*seen["asked"], (question, f"{best['answer']}  ({best['score']:.0%})")]}
-        talk = [
-            {"role": role, "content": text}
+        said = [
+            {"role": role, "content": html.escape(text)}
             for pair in reversed(seen["asked"])
             for role, text in zip(("user", "assistant"), pair)
         ]
         drawn = redraw(name, strength, seen)
         check_time(end)
-        return bars(answers), drawn, talk, seen
+        return bars(answers), drawn, said, seen
 
     def answer(image, question):
         """For programs: a picture's file and a question to the five best answers."""
@@ -210,10 +210,14 @@ def build(answerer, report=None):
                         label="Heat map", elem_id="heat-map", format="png", interactive=False,
                         visible=bool(answerer.maps), buttons=["download", "fullscreen"],
                     )  # fmt: skip
+                    gradio.HTML(_LEGEND, visible=bool(answerer.maps))
                     with gradio.Row(visible=bool(answerer.maps)):
                         name = gradio.Dropdown(answerer.maps, value=next(iter(answerer.maps), None), label="It shows")
                         strength = gradio.Slider(0, 1, 0.5, step=0.05, label="Opacity of the heat map")
-                    talk = gradio.Chatbot(label="Asked about this picture", height=260, buttons=[])
+                    talk = gradio.Chatbot(
+                        label="Asked about this picture", height=260, buttons=[], render_markdown=False,
+                        autoscroll=False,  # the newest question comes first
+                    )  # fmt: skip
             if report:
                 with gradio.Tab("Evaluation") as tab:
                     frame = gradio.HTML()
@@ -225,10 +229,14 @@ def build(answerer, report=None):
         unseen, answers = gradio.Button(visible=False), gradio.JSON(visible=False)
         unseen.click(answer, [field, question], answers, api_name="answer")
         chosen.click(lambda row: row, chosen, [field, question], api_visibility="private", show_progress="hidden")
-        asked.success(None, question, None, js=_KEEP_IN_LINK)
+        asked.success(None, question, None, js=_SHOW_AND_KEEP_IN_LINK)
         gradio.on(
-            [name.input, strength.release], redraw, [name, strength, seen], picture, api_visibility="private",
-            show_progress="hidden",
+            [name.input, strength.change], redraw, [name, strength, seen], picture, api_visibility="private",
+            show_progress="hidden", trigger_mode="always_last",
+        )  # fmt: skip
+        gradio.on(
+            [field.change, talk.clear], lambda: (bars([]), None, [], None), None, [best, picture, talk, seen],
+            api_visibility="private", show_progress="hidden", queue=False,
         )  # fmt: skip
         page.load(question_of_link, None, question, api_visibility="private")
     page.queue(max_size=WAITING, default_concurrency_limit=1)
@@ -249,7 +257,15 @@ def _sessions(kept):
 
 
 _STYLE = """
-#best { font-size: 2rem; font-weight: 650; overflow-wrap: anywhere; margin: 0 0 .25rem; }
+#best { font-size: 2rem; font-weight: 650; overflow-wrap: anywhere; margin: 0 0 .25rem; scroll-margin: 1rem 0 50vh; }
+#picture img, #heat-map img { max-height: 60vh; object-fit: contain; }
+#heat-map { min-height: 6rem; }
+#legend { display: flex; gap: .5rem; align-items: center; margin: 0; font-size: .8rem; }
+#legend span { flex: 1; height: .6rem;
+  background: linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4); }
+input[type=range]:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 4px; }
+/* Gradio lays "Error" over all that the last answer shows; what is wrong is said beside it. */
+[data-testid=status-tracker]:has(> .error) { display: none !important; }
 footer *, [role=tab].selected { color: var(--body-text-color) !important; opacity: 1 !important; }
 #ranked { list-style: none; margin: 0; padding: 0; }
 #ranked li { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem .5rem; margin: .15rem 0;
@@ -280,9 +296,16 @@ _DARKER = {
 # Gradio leaves the button around an uploaded picture without a name, which a screen reader would read out.
 _NAMES = """<script>
 new MutationObserver(() => document.querySelectorAll("button:has(> .image-frame):not([aria-label])").forEach(
-  button => button.setAttribute("aria-label", "Picture"))).observe(document, { childList: true, subtree: true });
+  button => button.setAttribute("aria-label", button.closest("#heat-map") ? "Heat map" : "Picture"))).observe(
+  document, { childList: true, subtree: true });
 </script>"""
-_KEEP_IN_LINK = "question => { history.replaceState(null, '', '?question=' + encodeURIComponent(question)); }"
+_LEGEND = '<p id="legend">nothing <span></span> most</p>'
+_SHOW_AND_KEEP_IN_LINK = """question => {
+  const link = new URL(location);
+  link.searchParams.set("question", question);
+  history.replaceState(null, "", link);
+  document.getElementById("best").scrollIntoView({ block: "nearest", behavior: "smooth" });
+}"""
 
 
 def _framed(report):

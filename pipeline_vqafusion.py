@@ -257,23 +257,39 @@ def draw_overlay(image, attention, strength=0.5):
     Args:
         image (`PIL.Image.Image`): RGB.
         attention: `(height, width)` float array of the image's size, 0 to 1.
-        strength (`float`): opacity of the colours where the attention is 1; the image shines through elsewhere.
+        strength (`float`): opacity of the colours of [`heat_colors`].
 
     Returns:
-        `PIL.Image.Image` of the same size: OpenCV's "turbo" colours over the picture in grey.
+        `PIL.Image.Image` of the same size.
 
     Raises:
         ValueError: sizes that differ.
+        ImportError: OpenCV is not installed.
+    """
+    pixels = np.asarray(image.convert("RGB"))
+    attention = np.asarray(attention, dtype=np.float32)
+    if attention.shape != pixels.shape[:2]:
+        raise ValueError(f"an attention map of {attention.shape} does not fit an image of {pixels.shape[:2]}")
+    return Image.blend(Image.fromarray(pixels), Image.fromarray(heat_colors(attention)), strength)
+
+
+def heat_colors(values):
+    """
+    The colours of a heat map: OpenCV's "inferno", which grow lighter all the way, so that the strongest place is the
+    brightest one for colour-blind people and in print, too.
+
+    Args:
+        values: `(rows, columns)` float array, 0 to 1.
+
+    Returns:
+        `(rows, columns, 3)` uint8 array, RGB.
+
+    Raises:
         ImportError: OpenCV is not installed.
     """
     try:
         import cv2
     except ImportError:
         raise ImportError("heat maps are drawn with OpenCV: pip install opencv-python-headless") from None
-    pixels = np.asarray(image.convert("RGB"))
-    attention = np.asarray(attention, dtype=np.float32)
-    if attention.shape != pixels.shape[:2]:
-        raise ValueError(f"an attention map of {attention.shape} does not fit an image of {pixels.shape[:2]}")
-    colours = cv2.applyColorMap((attention.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-    return Image.fromarray(cv2.addWeighted(pixels, 1 - strength, colours, strength, 0))
+    levels = (np.asarray(values).clip(0, 1) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

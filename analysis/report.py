@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..command_line import whole_file
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
+from ..pipeline_vqafusion import heat_colors
 from ..processing_vqafusion import load_image
 from .failures import CATEGORIES, FAILED_BELOW
 from .heat_maps import DEFAULT
@@ -180,8 +181,9 @@ def _map(grid):
     if np.ptp(values) < 1e-6:  # no place speaks for the answer
         values[:] = 0
     values = cv2.resize(values / max(values.max(), 1e-12), (_MAP_SIDE, _MAP_SIDE), interpolation=cv2.INTER_CUBIC)
-    colours = cv2.applyColorMap((values.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    return _address("webp", cv2.imencode(".webp", colours, [cv2.IMWRITE_WEBP_QUALITY, 60])[1].tobytes())
+    file = io.BytesIO()
+    Image.fromarray(heat_colors(values)).save(file, "WEBP", quality=60)
+    return _address("webp", file.getvalue())
 
 
 def _address(kind, data):

@@ -401,7 +401,7 @@ def test_a_visitor_asks_about_a_picture(page, served):
     heat_map = page.locator("#heat-map img")
     first = heat_map.get_attribute("src")
     assert page.locator("#best").inner_text() in ANSWERS
-    assert "question=is%20it%20red%3F" in page.url
+    assert "question=is+it+red%3F" in page.url
     ask(page, "how many shapes are there?", 2)
     page.wait_for_function("src => document.querySelector('#heat-map img').src !== src", arg=first)
     page.get_by_label("It shows").click()
@@ -419,6 +419,33 @@ def test_the_conversation_goes_on_when_the_pictures_file_is_deleted(page, served
     for file in kept:
         file.unlink()
     ask(page, "is it blue?", 2)
+
+
+def test_a_fault_covers_nothing_and_another_picture_begins_anew(page, served):
+    page.set_input_files("input[type=file]", served[0] / "image.png")
+    ask(page, "is it <b>red</b>?", 1)
+    assert "is it <b>red</b>?" in page.locator(".message.user").inner_text()
+    page.get_by_label("Question").fill("")
+    page.get_by_label("Question").press("Enter")
+    page.wait_for_selector("text=Type a question about the picture.")
+    covers = page.locator("[data-testid=status-tracker]").filter(has_text="Error")
+    assert covers.count() and not any(cover.is_visible() for cover in covers.all())
+    heat_map = page.locator("#heat-map img")
+    first = heat_map.get_attribute("src")
+    opacity = page.locator("input[type=range]")
+    opacity.focus()
+    opacity.press("ArrowRight")
+    page.wait_for_function("src => document.querySelector('#heat-map img').src !== src", arg=first)
+    page.get_by_label("Remove Image").click()
+    playwright.expect(page.locator("#best")).to_have_text("…")
+    assert heat_map.count() == page.locator(".message").count() == 0
+
+
+def test_the_answer_comes_into_view(page, served):
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.set_input_files("input[type=file]", served[0] / "image.png")
+    ask(page, "is it red?", 1)
+    playwright.expect(page.locator("#best")).to_be_in_viewport()
 
 
 def test_an_example_needs_nothing(browser, served):

@@ -16,7 +16,10 @@ def test_result_holds_both_pictures_and_the_caption(size):
     assert picture.width == 2 * width and picture.height > height
     for panel, colour in zip(np.split(np.asarray(picture)[:height], 2, axis=1), ("red", "blue")):
         assert np.abs(panel.mean((0, 1)) - np.asarray(draw(colour, size)).mean((0, 1))).max() < 6
-    assert (np.asarray(picture)[height:] < 100).any()  # ink
+    below = np.asarray(picture.convert("L"))[height:].astype(int)
+    bar = below[16, width + 60 : -50]  # what the colours mean, between two words
+    assert (np.diff(bar) >= -1).all() and bar[-1] - bar[0] > 100
+    assert (below[30:] < 100).any()  # the caption
 
 
 def test_probabilities_are_in_percent():
