@@ -6,6 +6,7 @@ from functools import partial
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..command_line import whole_file
 from .calibration import risk_coverage
@@ -112,7 +113,7 @@ def _reliability(calibration):
             clip_on=False,
         )  # fmt: skip
         axes.set(xlabel="probability of the answer", ylabel="its accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.legend(loc="upper left")
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.05, 1))
 
     return _svg(3.4, 3.4, draw, "reliability")
 
@@ -133,7 +134,7 @@ def _risk_coverage(confidence, accuracy):
 def _draw_learning(history, axes):
     axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["model"], label="accuracy, %")
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.set_ylabel("official accuracy, %", color=COLOURS["model"])
     if losses := _series(history, "loss"):
         right = axes.twinx()

@@ -51,6 +51,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
     accuracy = np.array([record["accuracy"] for record in records]) / 100
     wrong = sum("categories" in record for record in records)
     drawn = plots(metrics, confidences(records), accuracy, _history(run))
+    gallery = _gallery(shown(records), records, rows, run)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("vqafusion", "analysis"), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
         title=title, metrics=metrics, table=table(metrics), plots=drawn, categories=CATEGORIES, top_k=TOP_K,
@@ -58,7 +59,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
         wrong=wrong, notes=notes(metrics), judged=judged,
-        gallery=_gallery(shown(records), records, rows, run),
+        gallery=gallery, has_maps=any(card["map"] for card in gallery["cards"]),
     )  # fmt: skip
     for name, text in (("report.html", page), ("report.md", markdown(title, metrics, wrong))):
         with whole_file(Path(output_dir) / name) as temporary:
