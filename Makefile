@@ -2,13 +2,13 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DEMO := runs/demo
-# The oldest and the newest transformers with which a pushed model is known to load; setup.cfg names the range.
+# The oldest and the newest transformers with which a pushed model is known to load.
 TRANSFORMERS := 5.6.0 5.24.0
 
 demo: setup
 	$(PYTHON) train.py recipes/easy_vqa.yaml --output_dir $(DEMO)/model --resume_from_checkpoint auto
 	$(PYTHON) eval.py --model $(DEMO)/model --dataset easy_vqa --split test --output_dir $(DEMO)
-	$(PYTHON) infer.py --model $(DEMO)/model --image $$($(PYTHON) -m vqafusion.data_prep.easy_vqa 3) \
+	$(PYTHON) infer.py --model $(DEMO)/model --image "$$($(PYTHON) -m vqafusion.data_prep.easy_vqa 3)" \
 		--question "what shape is in the image?" --output $(DEMO)/result.png
 	@$(PYTHON) -c "import json; print('\neasy-VQA test accuracy:', json.load(open('$(DEMO)/metrics.json'))['overall'], '%')"
 	@echo "picture: $(DEMO)/result.png, report: $(DEMO)/report.html; ask it yourself on a page: make app"

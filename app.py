@@ -376,7 +376,7 @@ def load_pipeline(name, trust_remote_code):
 def main(argv=None):
     args = arguments().parse_args(argv)
     space = Path(__file__).with_name("space.json")  # what `vqafusion-push --space` wrote beside this file
-    space = json.loads(space.read_text()) if space.is_file() else {}
+    space = json.loads(space.read_text(encoding="utf-8")) if space.is_file() else {}
     args.model = args.model or space.get("model")
     if not args.model:
         arguments().error("give a model: its name on the Hub or its folder")
@@ -388,7 +388,10 @@ def main(argv=None):
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is told to anybody
     if "GRADIO_TEMP_DIR" not in os.environ:  # gradio's default is shared, and its files can be read through any page
         os.environ["GRADIO_TEMP_DIR"] = folder_until_exit()
-    import gradio
+    try:
+        import gradio
+    except ImportError:
+        arguments().error("the page needs gradio: pip install 'vqafusion[app]'")
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses what has twice as many

@@ -48,7 +48,10 @@ class DataArguments(SourceArguments):
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "read the training split of hub data shard by shard, never all at once; needs --max_steps"},
+        metadata={
+            "help": "read the training split of hub data shard by shard, never all at once; needs --max_steps, and "
+            "--save_strategy steps, --eval_strategy steps"
+        },
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "use at most so many questions, spread over the split"}

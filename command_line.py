@@ -69,7 +69,7 @@ def parse(argv, description, *dataclass_types):
 
 def _read_recipe(file, is_base=False):
     try:
-        recipe = yaml.safe_load(Path(file).read_text())  # JSON is YAML
+        recipe = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))  # JSON is YAML
     except FileNotFoundError:
         raise ValueError(f"there is no recipe {file}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -89,11 +89,15 @@ def one_line_errors(main):
 
     @functools.wraps(main)
     def guarded(argv=None):
+        own = argv is None  # the process is this script's own
+        if own:
+            for stream in (sys.stdout, sys.stderr):  # which cannot write all signs, as a pipe on Windows
+                stream.reconfigure(errors="backslashreplace")
         try:
             result = main(argv)
-            if argv is None:  # the process is this script's own
+            if own:
                 _leave_group()
-            return result
+            return None if own else result  # an installed command takes what `main` returns for its exit code
         except (ValueError, OSError) as error:
             text = str(error).strip()
             if text.startswith("Caught "):  # in a DataLoader's worker: its message is a traceback
@@ -146,12 +150,16 @@ def whole_file(path):
 
 
 def remove_orphans(folder):
-    """Delete the temporary files of [`whole_file`] whose process was killed; of other machines, those a day old."""
+    """
+    Delete the temporary files of [`whole_file`] whose process was killed; those a day old where that cannot be asked:
+    of other machines, and on Windows, where asking would send Ctrl-C.
+    """
     here = re.escape(socket.gethostname())
     for file in Path(folder).glob(".*"):
         if not re.fullmatch(r"\..+\..+\.\d+(\.[a-z]+)?", file.name) or not file.is_file():
             continue
-        if ours := re.fullmatch(rf"\..+\.{here}\.(\d+)(\.[a-z]+)?", file.name):
+        ours = re.fullmatch(rf"\..+\.{here}\.(\d+)(\.[a-z]+)?", file.name)
+        if ours and os.name != "nt":
             orphan = not _is_running(int(ours[1]))
         else:
             orphan = time.time() - file.stat().st_mtime > 24 * 3600
@@ -171,7 +179,7 @@ def _is_running(process):
 def write_json(file, data):
     """Write `data` as a JSON file that is whole or not there."""
     with whole_file(file) as temporary:
-        temporary.write_text(json.dumps(data, indent=1))
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
 def keep_freed_memory():

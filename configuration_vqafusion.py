@@ -52,7 +52,7 @@ class VqaFusionConfig(PreTrainedConfig):
 
     Raises:
         ValueError: sizes that do not fit together, more frozen layers than there are, `color_levels` without the
-            other two, or an unknown `answer_loss`.
+            other two, an unknown `answer_loss`, other values out of range, a nested configuration without `model_type`.
     """
 
     model_type = "vqafusion"

@@ -39,6 +39,7 @@ def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False)
                 for questions, probabilities in rounds:
                     written[questions] = probabilities
                 written.flush()
+                del written  # Windows renames no file that is mapped
         else:
             for _ in rounds:  # which brings its batches to the first one
                 pass

@@ -21,9 +21,9 @@ from vqafusion.analysis.words import Words
 from vqafusion.arguments import SourceArguments
 from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, writable_folder, write_json
 from vqafusion.data_prep import check_answered, load_split, split_size, spread
-from vqafusion.data_prep.answers import ceiling, prior_answers, vocabulary_best
+from vqafusion.data_prep.answers import ceiling, own_answer_text, prior_answers, vocabulary_best
 from vqafusion.loading import load_model
-from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, answer_text
+from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
 EXPLAINED = ("categories", "heat_map", "blind")  # what failures.jsonl has beyond the records of all questions
 
@@ -61,6 +61,9 @@ class EvalArguments(SourceArguments):
     )
     heat_map_questions: int = field(
         default=0, metadata={"help": "test the heat maps on so many questions, by deletion and insertion"}
+    )
+    heat_maps: bool = field(
+        default=True, metadata={"help": "draw the heat maps of the report; without them small runs end much sooner"}
     )
     open: bool = field(default=False, metadata={"help": "open the report in the browser"})
 
@@ -111,7 +114,7 @@ def answer(args, rows):
         ranked = read_predictions(args.predictions, rows["question_id"][:])
         for (best,), normalized in zip(ranked, rows["normalized"][:]):
             if normalized:
-                best["answer"] = answer_text(best["answer"])
+                best["answer"] = own_answer_text(best["answer"])
         return ranked, None
     if args.baseline:
         train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
@@ -130,12 +133,11 @@ def answer(args, rows):
     return run.ranked(), run
 
 
-def explain(records, run, best, blind, words):
+def explain(records, maps, best, blind, words):
     """
-    Put into the records of wrong answers their `categories` and the blind model's answer, and into those that the
-    report shows their `heat_map`; count the categories. `best` is what the vocabulary allows, of a model.
+    Put into the records of wrong answers their `categories` and the blind model's answer, and into all their heat map
+    of `maps`, by index, where there is one; count the categories. `best` is what the vocabulary allows, of a model.
     """
-    maps = run.heat_maps(shown(records)) if run else {}
     rules = [None] * len(records)
     for index, record in enumerate(records):
         record["heat_map"] = maps.get(index)
@@ -205,7 +207,8 @@ def main(argv=None):
     if args.abstain_below is not None:
         metrics["abstaining"] = abstaining(records, args.abstain_below)
     best = vocabulary_best(run.encoded, run.model.config.id2label) if run else None
-    metrics["failures"] = explain(records, run, best, baselines["blind"][1] if "blind" in baselines else None, words)
+    maps = run.heat_maps(shown(records)) if run and args.heat_maps else {}
+    metrics["failures"] = explain(records, maps, best, baselines["blind"][1] if "blind" in baselines else None, words)
     if run:
         metrics |= run.extra | {"vocabulary_ceiling": ceiling(best)} | run.seen(args.dataset, args.split)
     if args.heat_map_questions:
@@ -226,6 +229,8 @@ def main(argv=None):
             f"{fitted['questions']} questions about images that it was not fitted on: {fitted['error_at_1']:.2f} % at "
             f"temperature 1, {fitted['error']:.2f} % at this one"
         )
+        if fitted["error"] > fitted["error_at_1"]:
+            print("which is worse: fit it on more questions, or put it back to 1 in the folder's config.json")
     print_table(metrics)
     print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, failures.jsonl and more beside it")
     if args.open:
@@ -250,10 +255,10 @@ def submit(args, rows, output_dir):
 
 
 def write_predictions(args, records, output_dir):
-    """The answers in the official result format, unless they came in it."""
-    if not args.predictions:
-        entries = [{"question_id": r["question_id"], "answer": r["ranked"][0]["answer"]} for r in records]
-        write_json(output_dir / "predictions.json", entries)
+    """The answers in the official result format, unless the file is the one that they come from."""
+    file = output_dir / "predictions.json"
+    if not args.predictions or file.resolve() != Path(args.predictions).resolve():
+        write_json(file, [{"question_id": r["question_id"], "answer": r["ranked"][0]["answer"]} for r in records])
 
 
 if __name__ == "__main__":

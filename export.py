@@ -52,6 +52,8 @@ def main(argv=None):
         made = Path(model.config.name_or_path) / "training.json"  # from which eval.py knows what it was chosen on
         if made.is_file():
             shutil.copyfile(made, folder / made.name)
+        if output.exists():  # empty, and not to be replaced on Windows
+            output.rmdir()
         os.replace(folder, output)
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
     print(f"written: {output} ({size:,.0f} MB); as a model: python infer.py --model {args.output} …")
@@ -69,7 +71,7 @@ def export_onnx(model, processor, folder, int8=False):
     """
     Args:
         model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode; processor: its [`VqaFusionProcessor`].
-        folder: a new one; it gets `vision.onnx`, `fusion.onnx`, the configuration and the processor.
+        folder: a new one; it gets `vision.onnx`, `fusion.onnx`, `export.json`, the configuration and the processor.
         int8 (`bool`): weights of the linear layers in 8 bits.
 
     Raises:

@@ -41,7 +41,8 @@ def only_run_in(folder, is_main_process=True):
         shutil.rmtree(folder / SAVING, ignore_errors=True)
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows keeps a file that is open
+            file.unlink()
         lock.release()
 
 

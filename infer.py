@@ -5,6 +5,7 @@ python infer.py --model runs/demo/model --image photo.jpg --question "What is th
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from vqafusion.command_line import one_line_errors, whole_file, writable_folder
@@ -67,7 +68,10 @@ def main(argv=None):
         with whole_file(args.output) as temporary:
             draw_result(image, overlay, args.question, answers).save(temporary)
     if args.json:
-        print(json.dumps({"question": args.question, "answers": answers, "output": args.output}, ensure_ascii=False))
+        ascii_only = sys.stdout.encoding.lower() != "utf-8"
+        print(
+            json.dumps({"question": args.question, "answers": answers, "output": args.output}, ensure_ascii=ascii_only)
+        )
     else:
         print(answers[0]["answer"])
         for answer in answers:

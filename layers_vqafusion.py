@@ -139,7 +139,7 @@ class Alignment(nn.Module):
     """
     Gives each word what the image shows of it and how well it shows it, before the fusion, and says how well it shows
     all that the question names. Which patches a word is about is learned by telling which image of a batch a question
-    belongs to, from the cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.2) in one
+    belongs to, from the cosines of words and patches. This is FILIP's loss (Yao et al., ICLR 2022, section 3.1) in one
     direction, with a smooth maximum over the patches, so that all of them learn, and with learned weights for the
     words, most of which name nothing. What a word lets expect is learned by telling, of each pair of a question and an
     image, whether they belong together, as in SigLIP's loss (Zhai et al., ICCV 2023), with as much weight for all pairs

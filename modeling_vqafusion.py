@@ -29,13 +29,14 @@ class VqaFusionOutput(ModelOutput):
             where each question token looks; rows of padding tokens are 0. With `output_attentions=True`.
         image_to_question_attentions (tuple, one `(batch, heads, patches, question)` per layer):
             which words each patch looks at; columns of padding tokens are 0. With `output_attentions=True`.
-        alignment (`(batch, question, patches)`, where `config.alignment_weight` is set): how much each question token
-            takes of each patch before the fusion; rows of padding tokens are 0. With `output_attentions=True`.
-        match (`(batch, 1)`, where `config.alignment_weight` is set): how much more of what the question names the image
+        alignment (`(batch, question, patches)`, where `config.alignment_weight` is set and the model is not blind, as
+            the next three): how much each question token takes of each patch before the fusion; rows of padding tokens
+            are 0. With `output_attentions=True`.
+        match (`(batch, 1)`): how much more of what the question names the image
             shows than other images do.
-        shown (`(batch, hidden)`, where `config.alignment_weight` is set): mean over the patches of what words are
+        shown (`(batch, hidden)`): mean over the patches of what words are
             compared with there.
-        alignment_loss (`()`, in training, where `config.alignment_weight` is set): times that weight; part of `loss`.
+        alignment_loss (`()`, in training): times that weight; part of `loss`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -307,7 +308,7 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         return VqaFusionOutput(loss=loss, logits=logits, **fused)
 
     def answer_loss(self, logits, labels):
-        """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018), section 3.6."""
+        """Mean over the batch. BCE is summed over the answers, as in Teney et al. (CVPR 2018)."""
         logits = _at_least_float32(logits)  # the sum over the answers of a batch goes beyond float16
         if labels.dim() == 1:
             known = labels >= 0  # as everywhere in transformers, -100 adds no loss

@@ -68,10 +68,11 @@ class VqaFusionPipeline(Pipeline):
                 in the image's own size, 0 to 1, 0 where the model's crop does not reach; and, where OpenCV is
                 installed, `overlay`, the picture with that map over it. A blind model has neither.
             abstain_below (`float`): where the best answer's probability is below it, "not sure" stands before the
-                answers, with the probability that the best answer is wrong. Fit the temperature first (`eval.py`).
+                answers, with the probability that the best answer is wrong and `"abstained": True`, as people may have
+                answered "not sure", too. Fit the temperature first (`eval.py`).
             batch_size (`int`): images per forward pass, 1 by default. Questions that follow one another about the
-                same image go together, and it is encoded once for them; not those of a generator, whose questions
-                are answered as they come, and which may fill the same picture anew.
+                same image go together, 256 at the most, and it is encoded once for them; not those of a generator,
+                whose questions are answered as they come, and which may fill the same picture anew.
 
         Returns:
             `[{"score": float, "answer": str}, ...]`, best first; a list of such lists for a list of images or
@@ -79,6 +80,7 @@ class VqaFusionPipeline(Pipeline):
 
         Raises:
             ValueError: an empty question, an image that cannot be read, a bad argument.
+            FileNotFoundError: no such image.
         """
         one_image, one_question = _is_one(image), question is None or isinstance(question, str)
         in_memory = one_image or isinstance(image, (list, tuple))
@@ -137,7 +139,7 @@ class VqaFusionPipeline(Pipeline):
         ]
         for answers in results:
             if answers[0]["score"] < abstain_below:
-                answers.insert(0, {"score": 1 - answers[0]["score"], "answer": NOT_SURE})
+                answers.insert(0, {"score": 1 - answers[0]["score"], "answer": NOT_SURE, "abstained": True})
         for answers, image, attention in zip(results, outputs["images"], outputs.get("attention", [])):
             box = self.processor.visible_box(image.width, image.height)
             spread = spread_attention(attention.float().numpy(), image.width, image.height, box)

@@ -50,10 +50,12 @@ class VqaFusionProcessor(ProcessorMixin):
 
         Returns:
             `BatchFeature` with `pixel_values` `(images, 3, height, width)` and `input_ids`, `attention_mask`
-            `(batch, question)`, padded to the longest question and truncated to the text encoder's length.
+            `(batch, question)`, padded to the longest question and truncated to the tokenizer's `model_max_length`,
+            which train.py sets to what the text encoder takes.
 
         Raises:
             ValueError: neither images nor text, or an image that cannot be read.
+            FileNotFoundError: no such image.
         """
         if images is None and text is None:
             raise ValueError("give images, text, or both")
@@ -95,7 +97,8 @@ class VqaFusionProcessor(ProcessorMixin):
 
 def load_image(source):
     """
-    Open one image as RGB, turned as its EXIF orientation says, transparency over white.
+    Open one image as RGB, turned as its EXIF orientation says, transparency over white. Of greyscale of 9 to 16 bits,
+    the brightest value's highest bit counts as the highest that is used.
 
     Args:
         source: a PIL image, a path, an http(s) address, a `data:` address or base64 text, bytes, a numpy array or
@@ -190,8 +193,9 @@ def _to_rgb(image):
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise OSError("greyscale of 32 bits or floating point says not what is white: save it with 8 bits")
-        deep = values.max() > 255 or image.mode != "I"  # a 16-bit file may be in mode "I", and so may 8 bits in memory
-        image = Image.fromarray((values // 256 if deep else values).astype(np.uint8))
+        # A file of 16 bits does not say how many of them are used: by a scanner, often 12.
+        used = max(8, int(values.max()).bit_length())
+        image = Image.fromarray((values >> (used - 8)).astype(np.uint8))
     return image.convert("RGB")
 
 

@@ -308,7 +308,8 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     if args.teacher_epochs:
         own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
     if (folder / "trainer_state.json").exists():  # what training writes last
-        kept, wanted = json.loads((folder / "training.json").read_text()), record(data, model_arguments, own)
+        kept = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        wanted = record(data, model_arguments, own)
         for name in TEACHING:
             if kept.get(name) != wanted.get(name):
                 raise ValueError(
@@ -348,6 +349,9 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     for name, rows in (("training", train_set), ("evaluation", eval_set)):
         most[name] = ceiling(vocabulary_best(rows, names))
         print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
+    evaluated_on = set(eval_set["image_id"][:])
+    if shared := len(evaluated_on & set(train_set["image_id"][:])):
+        print(f"{shared} of {len(evaluated_on)} evaluation images are training images, too: scores may be flattering")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
     taught = None

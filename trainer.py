@@ -59,11 +59,15 @@ class VqaTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "bfloat16 where the GPU or CPU computes in it; float32 where it would be emulated"},
     )
-    eval_strategy: str = field(default="epoch")
-    save_strategy: str = field(default="epoch")
-    save_total_limit: int | None = field(default=1)
-    load_best_model_at_end: bool | None = field(default=True)
-    metric_for_best_model: str | None = field(default="overall")
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to evaluate: no, steps or epoch"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to save: no, steps, epoch or best"})
+    save_total_limit: int | None = field(default=1, metadata={"help": "checkpoints to keep, beside the best one"})
+    load_best_model_at_end: bool | None = field(
+        default=True, metadata={"help": "whether the best checkpoint becomes the model, or the last one"}
+    )
+    metric_for_best_model: str | None = field(
+        default="overall", metadata={"help": "the best by what: overall, top_5, loss or an answer type"}
+    )
     remove_unused_columns: bool | None = field(default=False)
     resume_from_checkpoint: str | None = field(
         default=None,
@@ -76,11 +80,13 @@ class VqaTrainingArguments(TrainingArguments):
     # BERT's pooler and the image branch of a blind model get no gradient; `Trainer` takes that into account by default,
     # but not with --gradient_checkpointing.
     ddp_find_unused_parameters: bool | None = field(default=True)
-    report_to: None | str | list[str] = field(default="tensorboard")
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "where to log to, such as tensorboard or wandb; none for nowhere"}
+    )
     not_finite: str = field(
         default="stop", metadata={"help": "what a loss or gradient that is not finite does: stop, or skip the step"}
     )
-    logging_steps: float = field(default=50)
+    logging_steps: float = field(default=50, metadata={"help": "steps between logs; below 1, as a share of all"})
 
     def __post_init__(self):
         if self.output_dir is None:  # transformers would make a folder of its own in the working folder

@@ -98,7 +98,7 @@ def coverage_at_risk(confidence, accuracy, risk):
 def effective_reliability(confidence, accuracy, threshold, cost=1.0):
     """
     Mean over all questions of: the score of an answer that is given, less `cost` if it scores 0; 0 where the model
-    abstains (Whitehead et al., Reliable Visual Question Answering, ECCV 2022, equation 4).
+    abstains (Whitehead et al., Reliable Visual Question Answering, ECCV 2022).
 
     Args:
         confidence, accuracy: `(questions,)`, 0 to 1.

@@ -31,8 +31,8 @@ def faithfulness(model, collator, rows, seed=0, variants=tuple(VARIANTS)):
 
     Returns:
         dict of each variant and each of `BASELINES` (a random order; nearest to the centre first) to `deletion` and
-        `insertion`, mean areas in percent, and for variants their `_gain` over the random order (positive is better)
-        with `_gain_interval`, 95 %, over images.
+        `insertion`, mean areas in percent, and for all but the random order their `_gain` over it (positive is
+        better) with `_gain_interval`, 95 %, over images.
     """
     maps = np.concatenate(
         [

@@ -93,7 +93,7 @@ class ModelRun:
     def seen(self, dataset, split):
         """`trained_on_this_split` and `chosen_on_this_split`, True each, as far as they hold and train.py noted it."""
         try:
-            training = json.loads((self.folder / "training.json").read_text())
+            training = json.loads((self.folder / "training.json").read_text(encoding="utf-8"))
         except OSError:
             return {}
         splits = {"trained_on_this_split": "train_split", "chosen_on_this_split": "eval_split"}
@@ -104,7 +104,7 @@ class ModelRun:
         """Write it to the folder's `config.json`."""
         file = self.folder / "config.json"
         found = self.model.config.answer_temperature
-        write_json(file, {**json.loads(file.read_text()), "answer_temperature": found})
+        write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "answer_temperature": found})
 
     def heat_maps(self, indices):
         """For each of the rows a nested list `(rows, columns)` that sums to 1; none of a model that does not look."""

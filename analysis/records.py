@@ -122,7 +122,7 @@ def read_predictions(file, question_ids):
         for each question a list of one `{"answer", "score"}`.
 
     Raises:
-        ValueError: what the evaluation server would refuse, named.
+        ValueError: what the evaluation server would refuse, named; `OSError`: no such file.
     """
     try:
         entries = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -194,4 +194,4 @@ def _address(kind, data):
 def _history(run):
     """The training's log, where the model's folder has one."""
     file = run.folder / "trainer_state.json" if run else None
-    return json.loads(file.read_text()).get("log_history", []) if file and file.is_file() else []
+    return json.loads(file.read_text(encoding="utf-8")).get("log_history", []) if file and file.is_file() else []

@@ -1,6 +1,7 @@
 """Human answers: how many, of which type; the vocabulary, from the training split only; soft targets."""
 
 import json
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def read_vocabulary(file):
         file (`str`): a JSON list of answers, such as the 3,129 that published VQA v2 models share.
 
     Returns:
-        `list[str]`, normalised, in the file's order.
+        `list[str]`, normalised, each once, in the file's order.
 
     Raises:
-        ValueError: not a JSON list of distinct answers; `OSError`: no such file.
+        ValueError: not a JSON list of answers; `OSError`: no such file.
     """
     try:
         answers = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -138,10 +139,24 @@ def ten_answers(answers):
     counts agreement among ten, so up to five are repeated until there are ten or more, as those of OK-VQA are (Marino
     et al., CVPR 2019); from six on the formula is taken for so many people. Where all are the same it compares them as
     they are written, and no model answers "Red" or "two", so they are normalised. So must be what is compared
-    with them.
+    with them, by [`own_answer_text`].
     """
     times = -(-MIN_ANSWERS // len(answers)) if 0 < len(answers) <= FEW_ANSWERS else 1
-    return [answer_text(answer) for answer in answers] * times
+    return [own_answer_text(answer) for answer in answers] * times
+
+
+def own_answer_text(answer):
+    """An answer to questions of one's own, normalised, and accents in one form, however a keyboard writes them."""
+    return answer_text(unicodedata.normalize("NFC", answer))
+
+
+def answer_texts(given):
+    """Answers in the shapes that files have, one or several texts or numbers, as a list; `ValueError` for others."""
+    several = given if isinstance(given, list) else [given]
+    texts = [str(answer) if type(answer) in (int, float) else answer for answer in several]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"an answer must be a text or a number, not {given!r:.100}")
+    return texts
 
 
 def answer_type(answer):

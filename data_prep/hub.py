@@ -7,7 +7,7 @@ from datasets import Features, Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from . import FEATURES, DataError, check_unique
-from .answers import MIN_ANSWERS, answer_type, ten_answers
+from .answers import MIN_ANSWERS, answer_texts, answer_type, ten_answers
 from .own_data import whole_number
 
 NEEDED = ("image", "question", "answers")
@@ -105,21 +105,27 @@ def same_columns(rows, indices, split):
         "question_id": [_number(key) for key in rows.get("question_id", indices)],
         "question": rows["question"],
         "answers": answers,
-        "question_type": [given or "" for given in rows.get("question_type", empty)],
-        "answer_type": [given or kind for given, kind in zip(rows.get("answer_type", empty), kinds)],
-        "provenance": [given or "" for given in rows.get("provenance", empty)],
+        "question_type": [(given or "").strip() for given in rows.get("question_type", empty)],
+        "answer_type": [(given or "").strip() or kind for given, kind in zip(rows.get("answer_type", empty), kinds)],
+        "provenance": [(given or "").strip() for given in rows.get("provenance", empty)],
         "normalized": few,
     }
 
 
 def _texts(answers):
-    """The answers of one question in any of the shapes that copies have: a text, texts, or dictionaries of them."""
+    """The answers of one question in the shapes that copies have: one or several texts, numbers, or dictionaries."""
     if isinstance(answers, dict):
         answers = answers.get("answer")
-    answers = [answers] if isinstance(answers, str) else answers or []
-    texts = [entry.get("answer") if isinstance(entry, dict) else entry for entry in answers]
-    if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"column 'answers' must hold texts, or dictionaries with 'answer', not {answers!r:.100}")
+    if answers is None or answers == []:
+        return []
+    if isinstance(answers, list):
+        answers = [entry.get("answer") if isinstance(entry, dict) else entry for entry in answers]
+    try:
+        texts = answer_texts(answers)
+    except ValueError as error:
+        raise DataError(f"column 'answers': {error}") from None
+    if not any(text.strip() for text in texts):
+        raise DataError(f"column 'answers': all answers of a question are empty: {answers!r:.100}")
     return texts
 
 

@@ -37,7 +37,7 @@ class ImageStates:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        images = json.loads((self.folder / "images.json").read_text())
+        images = json.loads((self.folder / "images.json").read_text(encoding="utf-8"))
         self.position = {image_id: position for position, image_id in enumerate(images)}
         self.shards = {}
 
@@ -187,7 +187,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
                 np.save(temporary, np.concatenate([encode(pixels) for pixels in batches]))
     if process.is_main_process and not (folder / "images.json").exists():
         with whole_file(folder / "images.json") as temporary:
-            temporary.write_text(json.dumps(images))
+            temporary.write_text(json.dumps(images), encoding="utf-8")
     process.wait_for_everyone()
     return ImageStates(folder)
 

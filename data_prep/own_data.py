@@ -2,14 +2,14 @@
 
 import csv
 import json
-import os
+import posixpath
 import re
 from pathlib import Path
 
 from datasets import Dataset
 
 from . import FEATURES, DataError, check_unique, drop_missing_images
-from .answers import answer_type, ten_answers
+from .answers import answer_texts, answer_type, ten_answers
 
 ENDINGS = (".jsonl", ".csv")
 
@@ -18,8 +18,9 @@ def load(data_dir, split, skip_missing_images=False):
     """
     Load one file. Its columns, or keys, are `image` (a path, from the file's folder), `question`, and `answers` (in
     CSV separated by `|`) or `answer`; and, if you have them, `question_id` (a whole number), `question_type`,
-    `answer_type` and `provenance`. Answers are written as the metric's normaliser writes them, and up to five are
-    repeated: see [`ten_answers`]. A file of questions only has answers in no row.
+    `answer_type` and `provenance`. A CSV's columns are separated by commas, semicolons or tabs. Answers are written
+    as the metric's normaliser writes them, and up to five are repeated: see [`ten_answers`]. A file of questions only
+    has answers in no row.
 
     Args:
         data_dir (`str`): the folder.
@@ -46,7 +47,7 @@ def load(data_dir, split, skip_missing_images=False):
         with open(file, encoding="utf-8-sig", newline="") as opened:
             lines = _table(opened, file) if ending == ".csv" else opened
             for number, entry in enumerate(lines, 1):
-                if isinstance(entry, str) and not entry.strip():
+                if not (entry.strip() if isinstance(entry, str) else any(entry.values())):
                     continue
                 line = getattr(lines, "line_num", number)  # which `csv` counts, as rows may have several
                 try:
@@ -70,11 +71,13 @@ def load(data_dir, split, skip_missing_images=False):
 
 
 def _table(opened, file):
-    """Rows of a CSV file as dictionaries."""
-    rows = csv.DictReader(opened)
-    names = rows.fieldnames or []
-    if len(set(names)) < len(names):
-        raise DataError(f"{file}: a column name stands more than once: {', '.join(names)}")
+    """Rows of a CSV file as dictionaries. Where a comma is part of a number, spreadsheets write semicolons."""
+    head = opened.readline()
+    opened.seek(0)
+    rows = csv.DictReader(opened, delimiter=max(",;\t", key=head.count))
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+    if len(set(rows.fieldnames)) < len(rows.fieldnames):
+        raise DataError(f"{file}: a column name stands more than once: {', '.join(rows.fieldnames)}")
     return rows
 
 
@@ -87,32 +90,31 @@ def _row(entry, number, file):
     if not isinstance(entry, dict):
         raise ValueError("not a JSON object")
     if None in entry:  # where `csv` puts what is left over
-        raise ValueError("more fields than the header has; a text with commas must stand in quotes")
+        raise ValueError("more fields than the header has; a text with separators in it must stand in quotes")
     for name in ("image", "question"):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
-            hint = "; columns are separated by commas" if any(";" in key for key in entry) else ""
-            raise ValueError(f"{name!r} is missing or empty; the row has {', '.join(entry) or 'nothing'}{hint}")
+            raise ValueError(f"{name!r} is missing or empty; the row has {', '.join(entry) or 'nothing'}")
     answers = next((entry[key] for key in ("answers", "answer") if entry.get(key) not in (None, "", [])), [])
     if isinstance(answers, str) and file.suffix.lower() == ".csv" and "answers" in entry:
+        if re.fullmatch(r"\s*\[.*\]\s*", answers):  # as pandas writes a list
+            raise ValueError(f"'answers' are separated by |, with no brackets around them, not {answers!r:.100}")
         answers = answers.split("|")
-    elif not isinstance(answers, list):
-        answers = [answers]
-    answers = [str(answer) if type(answer) in (int, float) else answer for answer in answers]
-    if not all(isinstance(a, str) and a.strip() for a in answers):
-        raise ValueError(f"'answers' must be a list of texts, or 'answer' one text or number, not {answers!r:.100}")
+    answers = answer_texts(answers)
+    if not all(answer.strip() for answer in answers):
+        raise ValueError(f"an answer is empty: {answers!r:.100}")
     " ".join([entry["question"], *answers]).encode()  # half of a UTF-16 pair, which JSON allows, is no text
     key = entry.get("question_id")
     question_id = whole_number("question_id", number if key in (None, "") else key)
     return {
         "image": str((file.parent / entry["image"]).resolve()),
         # One of your own might name two pictures, and the whole path, or a link's, would differ on another machine.
-        "image_id": os.path.normpath(entry["image"]),
+        "image_id": posixpath.normpath(entry["image"]),
         "question_id": question_id,
         "question": entry["question"],
         "answers": ten_answers(answers),
-        "question_type": str(entry.get("question_type") or ""),
-        "answer_type": str(entry.get("answer_type") or (answer_type(answers[0]) if answers else "")),
-        "provenance": str(entry.get("provenance") or ""),
+        "question_type": str(entry.get("question_type") or "").strip(),
+        "answer_type": str(entry.get("answer_type") or "").strip() or (answer_type(answers[0]) if answers else ""),
+        "provenance": str(entry.get("provenance") or "").strip(),
         "normalized": True,
     }
 

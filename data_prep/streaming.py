@@ -72,7 +72,8 @@ def _columns(rows, columns):
 
 class QuestionStream(torch.utils.data.IterableDataset):
     """
-    Encoded training questions without end, shuffled anew in every pass; each process has its own share of the shards.
+    Encoded training questions without end, shuffled anew in every pass. Each process has its own shards where their
+    number is a multiple of the processes', else it reads all and keeps its share of the questions.
 
     Args:
         rows: of [`open_stream`].

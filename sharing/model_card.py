@@ -55,12 +55,16 @@ def model_card(repo, config, training, results):
         model_name=repo.split("/")[1], eval_results=_eval_results(data_name, metrics) if metrics else None,
         widget=[{"text": EXAMPLE_QUESTION, "src": f"https://huggingface.co/{repo}/resolve/main/example.png"}],
     )  # fmt: skip
-    answers = f"{config.num_labels:,} answers"
+    answers, blind = f"{config.num_labels:,} answers", config.blind
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {repo.split('/')[1]}",
-        f"Answers a question about a picture with one of {answers}, ranked, and shows where it looked. "
-        + ("**This is a blind baseline: it never looks at the picture.** " if config.blind else "")
+        f"Answers a question about a picture with one of {answers}, ranked"
+        + (
+            ". **This is a blind baseline: it never looks at the picture.** "
+            if blind
+            else ", and shows what it rests on. "
+        )
         + f"A VQAFusion model: vision encoder {_named(encoders['vision'], config.vision_config)}, "
         f"text encoder {_named(encoders['text'], config.text_config)}, joined by {config.num_fusion_layers} layers of "
         "cross-attention in both directions.",
@@ -68,8 +72,11 @@ def model_card(repo, config, training, results):
         "With `pip install transformers torch pillow`; the model's code is in this repository, so "
         "`trust_remote_code=True` runs it: read it first, or name a `revision` that you have read.",
         USE.format(repo=repo, question=EXAMPLE_QUESTION),
-        "With `return_attention=True` the first answer has `attention`, an array in the picture's size, and `overlay`, "
-        "the picture with that map (`pip install opencv-python-headless`).",
+        ""
+        if blind
+        else "With `return_attention=True` the first answer has `attention`, how much it rests on each place, "
+        "an array in the picture's size, and `overlay`, the picture with that map (`pip install "
+        "opencv-python-headless`).",
         "## Results",
         _results(results) if metrics else "None were given when this card was written.",
         "## Data and training",
@@ -84,7 +91,7 @@ def model_card(repo, config, training, results):
         "the question alone. Not for decisions about people, nor for guiding people who cannot see.\n"
         "- English questions only.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _confidence(config):
@@ -105,8 +112,8 @@ def _trained(training):
     if not training:
         return ""
     return (
-        f"\n- Trained on `{training['train_split']}`, chosen on `{training['eval_split']}`; every argument is in "
-        "`training.json`."
+        f"\n- Trained on `{training['train_split']}`, chosen on `{training['eval_split']}`; the arguments "
+        "that are not the trainer's defaults, but for folders, are in `training.json`."
     )
 
 

@@ -74,7 +74,7 @@ def push_model(folder, repo, results=None, token=None, **where):
         where: `private`, `revision` and `create_pr`, as for [`upload`].
 
     Returns:
-        `str`: the address of the commit, or of the repository if there was nothing to change.
+        `str`: the address of the commit, or of the latest one if there was nothing to change.
 
     Raises:
         ValueError: a bad name; no model in the folder; baselines of another kind or of other questions; somebody who
@@ -103,7 +103,7 @@ def push_model(folder, repo, results=None, token=None, **where):
         for name, content in (("training.json", training), ("metrics.json", results["metrics"])):
             if content:
                 write_json(staged / name, content)
-        (staged / "README.md").write_text(model_card(repo, model.config, training, results))
+        _write(staged / "README.md", model_card(repo, model.config, training, results))
         check_as_stranger(staged, processor, model)
         return upload(staged, repo, token=token, **where)
 
@@ -136,7 +136,8 @@ def push_metric(repo, token=None, **where):
         # `evaluate.load("user/name")` asks for name.py, whatever the metric itself is called.
         (Path(staged) / f"{name}.py").write_bytes((source / "vqa_accuracy.py").read_bytes())
         for file in ("README.md", "requirements.txt", "app.py"):
-            (Path(staged) / file).write_text((source / file).read_text().replace("user/vqa_accuracy", repo))
+            text = (source / file).read_text(encoding="utf-8")
+            _write(Path(staged) / file, text.replace("user/vqa_accuracy", repo))
         return upload(Path(staged), repo, kind="space", token=token, **where)
 
 
@@ -154,8 +155,8 @@ def push_space(model, repo, token=None, **where):
         staged = Path(staged)
         (staged / "app.py").write_bytes((root / "app.py").read_bytes())
         write_json(staged / "space.json", {"model": model, "trust_remote_code": True})
-        (staged / "requirements.txt").write_text("\n".join(SPACE_NEEDS) + "\n")
-        (staged / "README.md").write_text(space_card(repo, model))
+        _write(staged / "requirements.txt", "\n".join(SPACE_NEEDS) + "\n")
+        _write(staged / "README.md", space_card(repo, model))
         return upload(staged, repo, kind="space", token=token, **where)
 
 
@@ -228,11 +229,15 @@ def upload(folder, repo, kind="model", token=None, private=None, revision=None, 
     return commit.pr_url or commit.commit_url
 
 
+def _write(file, text):
+    file.write_text(text, encoding="utf-8", newline="\n")  # on every machine the same
+
+
 def _read_results(file, needed=True):
     if file is None or not (needed or Path(file).exists()):
         return None
     try:
-        return json.loads(Path(file).read_text())
+        return json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
 

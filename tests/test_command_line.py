@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import forks
@@ -234,6 +235,7 @@ def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path)
     assert [state["epoch"] for state in states] == [1, 2]
     scores = evaluate(tmp_path / "out", "--model", tmp_path / "model", *own, "--split", "dev.csv")
     assert scores["overall"] == 100 and scores["per_answer_type"] == {"other": 100}
+    assert "1 of 1 evaluation images are training images, too" in result.stdout
     (tmp_path / "said.json").write_text('[{"question_id": 1, "answer": "A Red."}]')
     said = evaluate(tmp_path / "said", "--predictions", tmp_path / "said.json", *own, "--split", "dev.csv")
     assert said["overall"] == said["exact_match"] == 100
@@ -265,7 +267,24 @@ def test_infer_answers_and_draws(trained, tmp_path):
     assert plain.stdout.splitlines() == [best["answer"], f"  {100 * best['score']:6.2f}%  {best['answer']}"]
     unsure = run("infer.py", *arguments, "--abstain_below", 1, "--output", output, "--json")
     first, *others = json.loads(unsure.stdout)["answers"]
-    assert first == {"answer": "not sure", "score": pytest.approx(1 - answers[0]["score"])} and others == answers
+    assert first == {"answer": "not sure", "score": pytest.approx(1 - answers[0]["score"]), "abstained": True}
+    assert others == answers
+
+
+def test_an_installed_command_ends_well_and_says_nothing_else(trained):
+    command = Path(sys.executable).with_name("vqafusion-infer")
+    arguments = ("--model", trained / "model", "--image", trained / "image.png", "--question", "is it red?")
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith(("yes", "red"))
+
+
+def test_recipes_and_what_is_printed_need_no_setting_of_the_language(trained, tmp_path):
+    recipe = (trained / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(f"# Größe – 日本\n{recipe}", encoding="utf-8")
+    shutil.copyfile(trained / "base.yaml", tmp_path / "base.yaml")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run("train.py", tmp_path / "recipe.yaml", "--help", start=(sys.executable, "-X", "utf8=0"), **ascii_only)
+    assert result.returncode == 0 and "--learning_rate" in result.stdout
 
 
 def in_process(capsys, *arguments, script=infer):

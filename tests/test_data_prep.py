@@ -385,6 +385,13 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     rows = load_split("hub", "train", single)
     assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3
     assert all(rows["normalized"]) and not any(again["normalized"])  # "Yes." is right of these, wrong of those
+    numbers = copy.remove_columns(["answers", "answer_type"]).add_column("answer", [2] * 6)
+    numbers.add_column("answer_type", ["number "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
+    rows = load_split("hub", "train", single)
+    assert rows["answers"][0] == ["2"] * 10 and rows["answer_type"][0] == "number"
+    copy.remove_columns("answers").add_column("answer", [" "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="all answers of a question are empty"):
+        load_split("hub", "train", single)
     copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
     copy.add_column("answer", ["no"] * 6).to_parquet(both / "train-00000-of-00001.parquet")
     assert load_split("hub", "train", both)["answers"][0] == ["yes"] * 7 + ["Red."] * 3

@@ -17,9 +17,10 @@ def test_result_holds_both_pictures_and_the_caption(size):
     for panel, colour in zip(np.split(np.asarray(picture)[:height], 2, axis=1), ("red", "blue")):
         assert np.abs(panel.mean((0, 1)) - np.asarray(draw(colour, size)).mean((0, 1))).max() < 6
     below = np.asarray(picture.convert("L"))[height:].astype(int)
-    bar = below[16, width + 60 : -50]  # what the colours mean, between two words
-    assert (np.diff(bar) >= -1).all() and bar[-1] - bar[0] > 100
-    assert (below[30:] < 100).any()  # the caption
+    letter = max(13, picture.width // 36)
+    bar = below[8 + letter // 2, width + width // 3 : -width // 3]  # what the colours mean, between two words
+    assert (np.diff(bar) >= -1).all() and bar[-1] - bar[0] > 30
+    assert (below[3 * letter :] < 100).any()  # the caption
 
 
 def test_probabilities_are_in_percent():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vqafusion.analysis.records import make_records
 from vqafusion.data_prep import FEATURES, DataError, load_split, own_data
-from vqafusion.data_prep.answers import build_vocabulary, prior_answers, soft_targets
+from vqafusion.data_prep.answers import build_vocabulary, own_answer_text, prior_answers, soft_targets
 from vqafusion.data_prep.encode import encode
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import question_score
 
@@ -95,6 +95,22 @@ def test_an_image_has_the_same_name_wherever_its_folder_lies(own):
     assert ids == ["images/a.png"] * 2
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_tables_as_spreadsheets_write_them(own, separator):
+    lines = ("image, question ,answers,answer_type", "a.png,5+0 or 4?,Yes|no,CLOSED ", ",,,")
+    text = "\r\n".join(line.replace(",", separator) for line in lines).replace("+", ",")
+    (own / "sheet.csv").write_bytes(text.encode("utf-8-sig"))
+    (row,) = load_split("own", "sheet.csv", own).remove_columns("image")
+    assert row["question"] == "5,0 or 4?" and row["answers"] == ["yes", "no"] * 5 and row["answer_type"] == "CLOSED"
+
+
+def test_accents_are_equal_however_they_are_typed(own):
+    texts = ["f\u00e9mur", "fe\u0301mur"]
+    (own / "x.jsonl").write_text(json.dumps({"image": "a.png", "question": "q", "answers": texts}))
+    (answers,) = load_split("own", "x.jsonl", own)["answers"]
+    assert set(answers) == {texts[0]} and own_answer_text(texts[1]) == texts[0]
+
+
 def test_question_ids_may_start_at_0(own):
     rows = [{"image": "a.png", "question": "is it red?", "answer": "yes", "question_id": i} for i in (0, 1, "")]
     (own / "zero.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -115,10 +131,10 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
     "name,text,words",
     [
         ("x.jsonl", '{"image": "a.png"}', "line 1: 'question'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": {}}', "line 1: 'answers'"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [true]}', "line 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": {}}', "line 1: an answer must be"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [true]}', "line 1: an answer must be"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a"}\n{"image"', "line 2: not valid JSON"),
-        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": false}', "line 1: 'answers'"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answer": false}', "line 1: an answer must be"),
         ("x.jsonl", "[1]", "line 1: not a JSON object"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": "x"}', "whole number"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1}\n' * 2, "more than once"),
@@ -135,7 +151,9 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
         ),
         ("x.csv", "image,answer\na.png,yes\n", "line 2: 'question' is missing or empty; the row has image, answer"),
         ("x.csv", 'image,question,answer\n\na.png,"two\nlines",a\na.png,,a\n', "line 5: 'question' is missing"),
-        ("x.csv", "image;question;answer\na.png;q;a\n", "separated by commas"),
+        ("x.csv", "image;question\na.png;q;a\n", "line 2: more fields than the header"),
+        ("x.csv", "image,question,answers\na.png,q,\"['cup', 'mug']\"\n", "separated by |, with no brackets"),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": ["a", " "]}', "line 1: an answer is empty"),
         ("x.csv", "image,question,answer\na.png,what is this, really?,a\n", "line 2: more fields than the header"),
         ("x.csv", "image,question,answer,answer\na.png,q,a,b\n", "more than once: image, question, answer, answer"),
         ("x.txt", "", "files there: dev.csv, train.jsonl"),

@@ -196,6 +196,7 @@ def test_below_a_probability_the_answer_is_not_sure_and_the_candidates_stay(pipe
     answers = pipe(draw(), "is it red?", top_k=2)
     first, *others = pipe(draw(), "is it red?", top_k=2, abstain_below=1.0, return_attention=True)
     assert first["answer"] == "not sure" and first["score"] == pytest.approx(1 - answers[0]["score"])
+    assert first["abstained"] is True and not any("abstained" in answer for answer in others)
     assert others == answers and first["attention"].shape == (40, 48)
     assert pipe(draw(), "is it red?", top_k=2, abstain_below=answers[0]["score"]) == answers
 

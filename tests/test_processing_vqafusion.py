@@ -40,6 +40,8 @@ def test_transparency_lies_over_white_and_sixteen_bits_are_scaled():
     palette.info["transparency"] = 0
     assert load_image(palette).getpixel((0, 0)) == (255, 255, 255)
     assert load_image(Image.new("I;16", (2, 2), 32768)).getpixel((0, 0)) == (128, 128, 128)
+    scan = Image.fromarray(np.array([[0, 1024, 4095]], dtype=np.uint16))  # of 12 bits, as scanners make them
+    assert [load_image(scan).getpixel((x, 0))[0] for x in range(3)] == [0, 64, 255]
     assert load_image(b"P5 1 1 65535 \x80\x00").getpixel((0, 0)) == (128, 128, 128)  # to Pillow of mode "I"
     assert load_image(Image.new("L", (2, 2), 200).convert("I")).getpixel((0, 0)) == (200, 200, 200)
     for mode, value in (("F", 0.5), ("I", 70_000), ("I", -1)):

@@ -144,7 +144,21 @@ def test_answers_of_another_system_are_evaluated_without_its_model(folder):
     for name in ("overall", "per_answer_type", "per_question_type", "exact_match", "questions"):
         assert metrics[name] == expected[name]
     assert "top_5" not in metrics and "calibration" not in metrics and "vocabulary_ceiling" not in metrics
-    assert (folder / "again" / "report.html").is_file()
+    report = (folder / "again" / "report.html").read_text()
+    assert 'id="maps"' not in report and "surest first" not in report  # of which there are none
+    kept = [(folder / name / "predictions.json").read_text() for name in ("run", "again")]
+    assert kept[0] == kept[1]
+    (folder / "again" / "predictions.json").write_text(kept[1] + "\n")
+    evaluate(folder, "again", "--predictions", folder / "again" / "predictions.json")
+    assert (folder / "again" / "predictions.json").read_text() == kept[1] + "\n"
+
+
+def test_heat_maps_can_be_left_out(folder):
+    evaluate(folder, "plain", "--model", folder / "model", "--heat_maps", "False")
+    names = [{row["category"] for row in metrics_of(folder, name)["failures"]} for name in ("run", "plain")]
+    assert "diffuse heat map" in names[0] and "diffuse heat map" not in names[1]
+    assert 'id="maps"' in (folder / "run" / "report.html").read_text()
+    assert 'id="maps"' not in (folder / "plain" / "report.html").read_text()
 
 
 def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_path, capsys):
@@ -277,7 +291,7 @@ def test_names_in_the_data_run_nothing_in_the_report(tmp_path):
 def test_each_failure_is_explained_by_what_is_known_of_its_question():
     records = make_records(rows_of([["red"] * 10] * 3), [[{"answer": each}] for each in ("blue", "red", "blue")])
     blind = [{"ranked": [{"answer": each}]} for each in ("red", "red", "blue")]
-    table = evaluation.explain(records, None, [100, 0, 0], blind, Words())
+    table = evaluation.explain(records, {}, [100, 0, 0], blind, Words())
     assert [record.get("categories") for record in records] == [[], None, ["not in vocabulary", "same as blind"]]
     assert {row["category"]: row["failures"] for row in table if row["failures"]} == {
         "not in vocabulary": 1, "same as blind": 1,

@@ -13,7 +13,7 @@ def score(answer, human_answers):
     return metric.compute(predictions=[answer], references=[people])["overall"]
 
 
-gradio.Interface(
+page = gradio.Interface(
     score,
     inputs=[gradio.Textbox(label="Answer"), gradio.Textbox(label="Human answers, one on each line", lines=10)],
     outputs=gradio.Number(label="Official VQA accuracy, %"),
@@ -21,4 +21,7 @@ gradio.Interface(
     description="The official accuracy of one answer to a visual question. For many: evaluate.load in Python.",
     examples=[["Two dogs.", "\n".join(["2 dogs"] * 3 + ["dogs"] * 7)]],
     flagging_mode="never",
-).launch()
+)
+
+if __name__ == "__main__":
+    page.launch()
