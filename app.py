@@ -206,6 +206,7 @@ def build(answerer, report=None):
                     chosen = gradio.Dataset(components=[field, question], samples=examples(), label="Examples")
                 with gradio.Column():
                     best = gradio.HTML(bars([]))
+                    gradio.HTML(_MEANING, visible=answerer.model.config.answer_loss == "bce")
                     picture = gradio.Image(
                         label="Heat map", elem_id="heat-map", format="png", interactive=False,
                         visible=bool(answerer.maps), buttons=["download", "fullscreen"],
@@ -260,6 +261,7 @@ _STYLE = """
 #best { font-size: 2rem; font-weight: 650; overflow-wrap: anywhere; margin: 0 0 .25rem; scroll-margin: 1rem 0 50vh; }
 #picture img, #heat-map img { max-height: 60vh; object-fit: contain; }
 #heat-map { min-height: 6rem; }
+#meaning { margin: 0; font-size: .8rem; }
 #legend { display: flex; gap: .5rem; align-items: center; margin: 0; font-size: .8rem; }
 #legend span { flex: 1; height: .6rem;
   background: linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4); }
@@ -299,6 +301,7 @@ new MutationObserver(() => document.querySelectorAll("button:has(> .image-frame)
   button => button.setAttribute("aria-label", button.closest("#heat-map") ? "Heat map" : "Picture"))).observe(
   document, { childList: true, subtree: true });
 </script>"""
+_MEANING = '<p id="meaning">The probability that an answer is right, each for itself: several may be.</p>'
 _LEGEND = '<p id="legend">nothing <span></span> most</p>'
 _SHOW_AND_KEEP_IN_LINK = """question => {
   const link = new URL(location);

@@ -31,10 +31,9 @@ def plots(metrics, confidence, accuracy, history):
     Returns:
         `dict[str, str]`: title to SVG, in the report's order; those for which there is nothing are left out.
     """
-    drawn = {
-        "Accuracy by answer type": _by_type(metrics),
-        "Frequent question types": _by_question_type(metrics),
-    }
+    drawn = {"Accuracy by answer type": _by_type(metrics)}
+    if any(metrics["questions_per_question_type"]):  # of which own data often have none
+        drawn["Frequent question types"] = _by_question_type(metrics)
     if "calibration" in metrics:
         drawn["Reliability"] = _reliability(metrics["calibration"])
         drawn["Risk and coverage"] = _risk_coverage(confidence, accuracy)

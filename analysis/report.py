@@ -72,7 +72,7 @@ def interval_text(interval):
 
 
 def table(metrics):
-    """The headline table: a list of rows, `name` and then cells of text, beginning with the header."""
+    """The headline table: a list of rows, `name` and then cells of text, beginning with the header; no empty column."""
     kinds = list(metrics["per_answer_type"])
     heads = [kind or "(none)" for kind in kinds]
     top = f"top_{TOP_K}"
@@ -88,7 +88,8 @@ def table(metrics):
     if "vocabulary_ceiling" in metrics:
         best = f"{metrics['vocabulary_ceiling']:.2f}"
         rows.append(["the best that its vocabulary allows", best, *[""] * (len(kinds) + 4)])
-    return rows
+    filled = [any(column) for column in zip(*rows[1:])]
+    return [[cell for cell, kept in zip(row, filled) if kept] for row in rows]
 
 
 def judged(row, wrong):

@@ -278,7 +278,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         temporary.write_text("2")
         raise OSError
 
-    def half(file, text):
+    def half(file, text, **settings):
         file.write_bytes(text[:3].encode())
         raise OSError
 

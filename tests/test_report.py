@@ -27,7 +27,7 @@ from vqafusion.analysis.calibration import in_first_half
 from vqafusion.analysis.model_run import ModelRun
 from vqafusion.analysis.plots import plots
 from vqafusion.analysis.records import make_records
-from vqafusion.analysis.report import _gallery, _map, heat_map_table, judged, shown, write_report
+from vqafusion.analysis.report import _gallery, _map, heat_map_table, judged, shown, table, write_report
 from vqafusion.analysis.summary import summarize
 from vqafusion.analysis.words import Words
 from vqafusion.data_prep import FEATURES
@@ -276,6 +276,17 @@ def test_what_a_score_must_not_be_taken_for_is_said(folder, tmp_path):
         assert "Only 10 of the split's 24 questions" in html.unescape(text) and "what is remembered" in text
     assert "what is remembered" in (folder / "prior" / "report.md").read_text()  # counted on the split itself
     assert "what is remembered" not in (folder / "run" / "report.md").read_text()
+
+
+def test_there_are_no_empty_columns_and_no_plot_of_one_question_type(tmp_path):
+    rows = Dataset.from_dict(rows_of([["red"] * 10] * 4).to_dict() | {"question_type": [""] * 4}, features=FEATURES)
+    records = make_records(rows, [[{"answer": "red"}]] * 4)
+    metrics = summarize(records) | {"compared": {}, "failures": []}
+    head, row = table(metrics)
+    assert len(head) == len(row) and "model − this" not in head and {"overall", "exact match"} < set(head)
+    write_report(tmp_path, "own", metrics, records, rows)
+    page = (tmp_path / "report.html").read_text()
+    assert "Accuracy by answer type" in page and "Frequent question types" not in page
 
 
 def test_names_in_the_data_run_nothing_in_the_report(tmp_path):
