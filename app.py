@@ -84,7 +84,9 @@ class Answerer:
 
     def _question(self, question):
         length = self.code.max_question_length(self.model.config, self.processor.tokenizer)
-        tokens = self.processor.tokenizer(question, return_tensors="pt", truncation=True, max_length=length)
+        tokens = self.processor.tokenizer(question, return_tensors="pt", truncation=False)
+        if tokens["input_ids"].shape[1] > length:
+            raise fault(f"The question is longer than the {length} tokens that the model reads.")
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
 

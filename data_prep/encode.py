@@ -15,6 +15,7 @@ from datasets.fingerprint import Hasher
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from ..command_line import writable_folder
 from ..processing_vqafusion import max_question_length
 from .answers import soft_targets
 from .image_features import pixel_values
@@ -46,8 +47,8 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     if "image" in dataset.column_names:
         dataset = dataset.cast_column("image", Image(decode=False))
     key = Hasher.hash((dataset._fingerprint, forget_last_use(tokenizer).to_str(), label2id, max_length, 3))
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "vqafusion"  # a data set made in memory has no place of its own
-    folder.mkdir(parents=True, exist_ok=True)
+    # A data set made in memory has no place of its own.
+    folder = writable_folder(Path(datasets.config.HF_DATASETS_CACHE) / "vqafusion")
     encoded = dataset.select_columns(["question", "answers"]).map(
         encode_batch,
         fn_kwargs={"tokenizer": tokenizer, "label2id": label2id, "max_length": max_length},

@@ -103,6 +103,11 @@ def test_a_large_picture_is_kept_small(answerer):
     assert answerer.overlay(ASK, seen, app.ABLATION, 0.5).size == seen["image"].size
 
 
+def test_no_end_of_a_question_is_cut_off_without_a_word(answerer):
+    with pytest.raises(gradio.Error, match="longer than the 64 tokens"):
+        answerer.answer("is it a cat? " * 13, answerer.look(draw()))
+
+
 def test_below_the_threshold_it_is_not_sure(model, processor):
     answerer = app.Answerer(VqaFusionPipeline(model=model, processor=processor), abstain_below=1.0)
     assert answerer.answer(ASK, answerer.look(draw()))[0]["answer"] == "not sure"
