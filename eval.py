@@ -243,6 +243,11 @@ def submit(args, rows, output_dir):
     for name in ("fit_temperature", "abstain_below", "heat_map_questions", "blind_run", "prior_run"):
         if getattr(args, name):
             raise ValueError(f"--{name}: {args.split} has no human answers to compare with")
+    if not args.predictions and (output_dir / RECORDS).exists():
+        raise ValueError(
+            f"{output_dir} holds the report of other questions, beside which these predictions would be taken for its "
+            "own: choose another --output_dir"
+        )
     ranked, run = answer(args, rows)
     if run and not run.process.is_main_process:
         return

@@ -183,6 +183,8 @@ def test_a_split_without_answers_gets_a_submission_and_is_checked(folder, tmp_pa
     ):
         arguments = ("--model", folder / "model", *where, f"--{name}", value)
         refused(*in_process(capsys, *arguments, script=evaluation), f"--{name}: test2015 has no human answers")
+    other = ("--model", folder / "model", *where[:-1], folder / "run")
+    refused(*in_process(capsys, *other, script=evaluation), "holds the report of other questions")
     (tmp_path / "short.json").write_text(json.dumps(entries[1:]))
     result = run("eval.py", "--predictions", tmp_path / "short.json", *where)
     refused(result.returncode, Printed(result), "short.json: 1 questions are not answered")
