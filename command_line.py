@@ -92,7 +92,8 @@ def one_line_errors(main):
         own = argv is None  # the process is this script's own
         if own:
             for stream in (sys.stdout, sys.stderr):  # which cannot write all signs, as a pipe on Windows
-                stream.reconfigure(errors="backslashreplace")
+                with suppress(AttributeError):  # not a file's, as in a notebook
+                    stream.reconfigure(errors="backslashreplace")
         try:
             result = main(argv)
             if own:

@@ -68,7 +68,7 @@ def main(argv=None):
         with whole_file(args.output) as temporary:
             draw_result(image, overlay, args.question, answers).save(temporary)
     if args.json:
-        ascii_only = sys.stdout.encoding.lower() != "utf-8"
+        ascii_only = str(sys.stdout.encoding).lower() != "utf-8"
         print(
             json.dumps({"question": args.question, "answers": answers, "output": args.output}, ensure_ascii=ascii_only)
         )
