@@ -183,6 +183,11 @@ def write_json(file, data):
         temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
+def read_json(file):
+    """What a JSON file holds; `OSError` or `ValueError` if it cannot be read."""
+    return json.loads(Path(file).read_text(encoding="utf-8"))
+
+
 def keep_freed_memory():
     """
     Ask glibc to keep large freed blocks instead of giving them back to the kernel, which would have to clear them

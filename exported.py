@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.util
-import json
 import threading
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from .command_line import read_json
 from .modeling_vqafusion import (
     VqaFusionForVisualQuestionAnswering,
     VqaFusionOutput,
@@ -39,7 +39,7 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
         super().__init__(config)
         self.folder = Path(folder)
         try:
-            int8 = json.loads((self.folder / EXPORT).read_text(encoding="utf-8"))["int8"]
+            int8 = read_json(self.folder / EXPORT)["int8"]
         except (OSError, ValueError, TypeError, KeyError):
             raise ValueError(f"{self.folder / EXPORT} is not as vqafusion-export writes it; export anew") from None
         self.sessions = {name: _session(self.folder / name, int8) for name in PARTS}

@@ -32,10 +32,8 @@ class VqaFusionOutput(ModelOutput):
         alignment (`(batch, question, patches)`, where `config.alignment_weight` is set and the model is not blind, as
             the next three): how much each question token takes of each patch before the fusion; rows of padding tokens
             are 0. With `output_attentions=True`.
-        match (`(batch, 1)`): how much more of what the question names the image
-            shows than other images do.
-        shown (`(batch, hidden)`): mean over the patches of what words are
-            compared with there.
+        match (`(batch, 1)`): how much more of what the question names the image shows than other images do.
+        shown (`(batch, hidden)`): mean over the patches of what words are compared with there.
         alignment_loss (`()`, in training): times that weight; part of `loss`.
     """
 

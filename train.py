@@ -4,7 +4,6 @@ python train.py recipes/easy_vqa.yaml --output_dir runs/easy_vqa
 python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_split val2014 --output_dir runs/vqa_v2
 """
 
-import json
 import os
 from copy import copy
 from dataclasses import replace
@@ -22,7 +21,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from vqafusion.analysis.plots import save_learning_curve
 from vqafusion.answer_head import answer_tokens, start_at_embeddings, start_at_frequencies
 from vqafusion.arguments import ENCODERS, DataArguments, ModelArguments, encoder_config, json_argument
-from vqafusion.command_line import keep_freed_memory, one_line_errors, parse, peak_memory, writable_folder, write_json
+from vqafusion.command_line import (
+    keep_freed_memory,
+    one_line_errors,
+    parse,
+    peak_memory,
+    read_json,
+    writable_folder,
+    write_json,
+)
 from vqafusion.configuration_vqafusion import VqaFusionConfig
 from vqafusion.data_prep import check_answered, load_split, split_size, spread
 from vqafusion.data_prep.answer_shift import answer_shifts
@@ -308,8 +315,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     if args.teacher_epochs:
         own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
     if (folder / "trainer_state.json").exists():  # what training writes last
-        kept = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        wanted = record(data, model_arguments, own)
+        kept, wanted = read_json(folder / "training.json"), record(data, model_arguments, own)
         for name in TEACHING:
             if kept.get(name) != wanted.get(name):
                 raise ValueError(

@@ -1,6 +1,5 @@
 """A saved model on a split: its ranked answers, its temperature, its heat maps."""
 
-import json
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -10,7 +9,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..command_line import write_json
+from ..command_line import read_json, write_json
 from ..data_prep.encode import VqaCollator, encode
 from ..data_prep.image_features import cache_image_states, this_process
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, question_score
@@ -93,7 +92,7 @@ class ModelRun:
     def seen(self, dataset, split):
         """`trained_on_this_split` and `chosen_on_this_split`, True each, as far as they hold and train.py noted it."""
         try:
-            training = json.loads((self.folder / "training.json").read_text(encoding="utf-8"))
+            training = read_json(self.folder / "training.json")
         except OSError:
             return {}
         splits = {"trained_on_this_split": "train_split", "chosen_on_this_split": "eval_split"}
@@ -104,7 +103,7 @@ class ModelRun:
         """Write it to the folder's `config.json`."""
         file = self.folder / "config.json"
         found = self.model.config.answer_temperature
-        write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "answer_temperature": found})
+        write_json(file, {**read_json(file), "answer_temperature": found})
 
     def heat_maps(self, indices):
         """For each of the rows a nested list `(rows, columns)` that sums to 1; none of a model that does not look."""

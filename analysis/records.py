@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..command_line import whole_file
+from ..command_line import read_json, whole_file
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, answer_text, question_score
 
 RECORDS = "answers.jsonl"
@@ -69,7 +69,7 @@ def read_run(folder):
     """
     folder = Path(folder)
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_json(folder / "metrics.json")
         with (folder / RECORDS).open(encoding="utf-8") as lines:
             records = [json.loads(line) for line in lines]
         for record in records:
@@ -125,7 +125,7 @@ def read_predictions(file, question_ids):
         ValueError: what the evaluation server would refuse, named; `OSError`: no such file.
     """
     try:
-        entries = json.loads(Path(file).read_text(encoding="utf-8"))
+        entries = read_json(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

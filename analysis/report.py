@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from ..command_line import whole_file
+from ..command_line import read_json, whole_file
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
 from ..pipeline_vqafusion import heat_colors
 from ..processing_vqafusion import load_image
@@ -195,4 +194,4 @@ def _address(kind, data):
 def _history(run):
     """The training's log, where the model's folder has one."""
     file = run.folder / "trainer_state.json" if run else None
-    return json.loads(file.read_text(encoding="utf-8")).get("log_history", []) if file and file.is_file() else []
+    return read_json(file).get("log_history", []) if file and file.is_file() else []

@@ -1,12 +1,11 @@
 """Human answers: how many, of which type; the vocabulary, from the training split only; soft targets."""
 
-import json
 import unicodedata
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import torch
 
+from ..command_line import read_json
 from ..metrics.vqa_accuracy.vqa_accuracy import answer_text, normalize_answer, question_score, soft_scores
 
 MIN_ANSWERS = 10
@@ -47,7 +46,7 @@ def read_vocabulary(file):
         ValueError: not a JSON list of answers; `OSError`: no such file.
     """
     try:
-        answers = json.loads(Path(file).read_text(encoding="utf-8"))
+        answers = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):

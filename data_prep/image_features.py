@@ -15,7 +15,7 @@ from datasets import Image
 from PIL import Image as Picture
 from tqdm import tqdm
 
-from ..command_line import remove_orphans, whole_file
+from ..command_line import read_json, remove_orphans, whole_file
 from ..packing import folded
 from ..processing_vqafusion import load_image
 from . import DataError, file_stamp
@@ -37,7 +37,7 @@ class ImageStates:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        images = json.loads((self.folder / "images.json").read_text(encoding="utf-8"))
+        images = read_json(self.folder / "images.json")
         self.position = {image_id: position for position, image_id in enumerate(images)}
         self.shards = {}
 

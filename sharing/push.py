@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..command_line import one_line_errors, write_json
+from ..command_line import one_line_errors, read_json, write_json
 from .retries import check_repo, patiently
 
 TOLERANCE = 1e-5  # between probabilities; both sides compute the same operations in float32
@@ -237,7 +237,7 @@ def _read_results(file, needed=True):
     if file is None or not (needed or Path(file).exists()):
         return None
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        return read_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
