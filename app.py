@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+STYLE, SCRIPT = (Path(__file__).with_name(f"app.{kind}") for kind in ("css", "js"))
 ABLATION = "what the answer rests on"
 MAX_UPLOAD = "10mb"
 MAX_PIXELS = 25_000_000  # of a decoded picture; a photo of a telephone has 12 million
@@ -81,6 +82,14 @@ class Answerer:
         box = self.processor.visible_box(width, height)
         spread = self.code.spread_attention(heat_map.float().cpu().numpy(), width, height, box)
         return self.code.draw_overlay(seen["image"], spread, strength)
+
+    def legend(self):
+        """What the heat maps' colours mean, as HTML, by the code that draws them."""
+        from PIL import Image
+
+        scale = self.code.draw_overlay(Image.new("RGB", (6, 1)), [[step / 5 for step in range(6)]], strength=1)
+        colours = ", ".join("#{:02x}{:02x}{:02x}".format(*scale.getpixel((step, 0))) for step in range(6))
+        return f'<p id="legend">nothing <span style="background: linear-gradient(90deg, {colours})"></span> most</p>'
 
     def _question(self, question):
         length = self.code.max_question_length(self.model.config, self.processor.tokenizer)
@@ -167,16 +176,15 @@ def build(answerer, report=None):
         check_time(end)
         answers = answerer.answer(question, seen)
         check_time(end)
-        best = answers[0]
-        seen = {**seen, "asked": [*seen["asked"], (question, f"{best['answer']}  ({best['score']:.0%})")]}
-        said = [
+        seen = {**seen, "asked": [*seen["asked"], (question, f"{answers[0]['answer']}  ({answers[0]['score']:.0%})")]}
+        talked = [
             {"role": role, "content": html.escape(text)}
             for pair in reversed(seen["asked"])
             for role, text in zip(("user", "assistant"), pair)
         ]
         drawn = redraw(name, strength, seen)
         check_time(end)
-        return bars(answers), drawn, said, seen
+        return bars(answers), drawn, talked, seen
 
     def answer(image, question):
         """For programs: a picture's file and a question to the five best answers."""
@@ -213,7 +221,7 @@ def build(answerer, report=None):
                         label="Heat map", elem_id="heat-map", format="png", interactive=False,
                         visible=bool(answerer.maps), buttons=["download", "fullscreen"],
                     )  # fmt: skip
-                    gradio.HTML(_LEGEND, visible=bool(answerer.maps))
+                    gradio.HTML(answerer.legend() if answerer.maps else "")
                     with gradio.Row(visible=bool(answerer.maps)):
                         name = gradio.Dropdown(answerer.maps, value=next(iter(answerer.maps), None), label="It shows")
                         strength = gradio.Slider(0, 1, 0.5, step=0.05, label="Opacity of the heat map")
@@ -232,7 +240,7 @@ def build(answerer, report=None):
         unseen, answers = gradio.Button(visible=False), gradio.JSON(visible=False)
         unseen.click(answer, [field, question], answers, api_name="answer")
         chosen.click(lambda row: row, chosen, [field, question], api_visibility="private", show_progress="hidden")
-        asked.success(None, question, None, js=_SHOW_AND_KEEP_IN_LINK)
+        asked.success(None, question, None, js="answered")
         gradio.on(
             [name.input, strength.change], redraw, [name, strength, seen], picture, api_visibility="private",
             show_progress="hidden", trigger_mode="always_last",
@@ -259,24 +267,6 @@ def _sessions(kept):
     return Sessions(kept.max_size)
 
 
-_STYLE = """
-#best { font-size: 2rem; font-weight: 650; overflow-wrap: anywhere; margin: 0 0 .25rem; scroll-margin: 1rem 0 50vh; }
-#picture img, #heat-map img { max-height: 60vh; object-fit: contain; }
-#heat-map { min-height: 6rem; }
-#meaning { margin: 0; font-size: .8rem; }
-#legend { display: flex; gap: .5rem; align-items: center; margin: 0; font-size: .8rem; }
-#legend span { flex: 1; height: .6rem;
-  background: linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4); }
-input[type=range]:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 4px; }
-/* Gradio lays "Error" over all that the last answer shows; what is wrong is said beside it. */
-[data-testid=status-tracker]:has(> .error) { display: none !important; }
-footer *, [role=tab].selected { color: var(--body-text-color) !important; opacity: 1 !important; }
-#ranked { list-style: none; margin: 0; padding: 0; }
-#ranked li { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem .5rem; margin: .15rem 0;
-  background: linear-gradient(#3b82d640, #3b82d640) no-repeat 0 / var(--share); }
-"""
-
-
 def bars(answers):
     """The best answer large, and all of them with a bar as long as their probability, as HTML."""
     if not answers:
@@ -297,27 +287,13 @@ _DARKER = {
         ("background_fill", "*primary_700"), ("background_fill_hover", "*primary_800"), ("text_color", "white"),
     )
 }  # fmt: skip
-# Gradio leaves the button around an uploaded picture without a name, which a screen reader would read out.
-_NAMES = """<script>
-new MutationObserver(() => document.querySelectorAll("button:has(> .image-frame):not([aria-label])").forEach(
-  button => button.setAttribute("aria-label", button.closest("#heat-map") ? "Heat map" : "Picture"))).observe(
-  document, { childList: true, subtree: true });
-</script>"""
 _MEANING = '<p id="meaning">The probability that an answer is right, each for itself: several may be.</p>'
-_LEGEND = '<p id="legend">nothing <span></span> most</p>'
-_SHOW_AND_KEEP_IN_LINK = """question => {
-  const link = new URL(location);
-  link.searchParams.set("question", question);
-  history.replaceState(null, "", link);
-  document.getElementById("best").scrollIntoView({ block: "nearest", behavior: "smooth" });
-}"""
 
 
 def _framed(report):
     """The report in a frame of its own, which can run its script and reach nothing outside of it."""
     page = html.escape(report.read_text(encoding="utf-8"))
-    style = "width: 100%; height: 80vh; border: 0"
-    return f'<iframe title="Evaluation report" sandbox="allow-scripts" style="{style}" srcdoc="{page}"></iframe>'
+    return f'<iframe id="report" title="Evaluation report" sandbox="allow-scripts" srcdoc="{page}"></iframe>'
 
 
 def folder_until_exit():
@@ -408,14 +384,14 @@ def main(argv=None):
         arguments().error(f"--report: no file {args.report}")
     check_address(args.host, args.port)
     try:
-        page = build(
-            Answerer(load_pipeline(args.model, space.get("trust_remote_code", False)), args.abstain_below), report
-        )
+        pipe = load_pipeline(args.model, space.get("trust_remote_code", False))
+        page = build(Answerer(pipe, args.abstain_below), report)
     except (ValueError, OSError) as error:
         arguments().error(" ".join(str(error).split()))
     page.launch(
         server_name=args.host, server_port=args.port, auth=tuple(args.auth.split(":", 1)) if args.auth else None,
-        max_file_size=MAX_UPLOAD, state_session_capacity=VISITORS, ssr_mode=False, css=_STYLE, head=_NAMES,
+        max_file_size=MAX_UPLOAD, state_session_capacity=VISITORS, ssr_mode=False,
+        css_paths=STYLE, head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
         theme=gradio.themes.Default(primary_hue="blue").set(**_DARKER),
     )  # fmt: skip
 

@@ -59,6 +59,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
         wrong=wrong, notes=notes(metrics), judged=judged,
         gallery=gallery, has_maps=any(card["map"] for card in gallery["cards"]),
+        legend=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colors(np.linspace(0, 1, 6)[None])[0]],
     )  # fmt: skip
     for name, text in (("report.html", page), ("report.md", markdown(title, metrics, wrong))):
         with whole_file(Path(output_dir) / name) as temporary:

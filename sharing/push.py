@@ -17,6 +17,7 @@ from ..command_line import one_line_errors, read_json, write_json
 from .retries import check_repo, patiently
 
 TOLERANCE = 1e-5  # between probabilities; both sides compute the same operations in float32
+PAGE = ("app.py", "app.css", "app.js")
 SPACE_NEEDS = ("gradio>=6", "opencv-python-headless>=4.8", "pillow", "torch>=2.6", "transformers>=5.6,<6")
 # Runs in a process that cannot import this package, as on the machine of somebody who has only transformers.
 STRANGER = """
@@ -153,7 +154,8 @@ def push_space(model, repo, token=None, **where):
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as staged:
         staged = Path(staged)
-        (staged / "app.py").write_bytes((root / "app.py").read_bytes())
+        for name in PAGE:
+            (staged / name).write_bytes((root / name).read_bytes())
         write_json(staged / "space.json", {"model": model, "trust_remote_code": True})
         _write(staged / "requirements.txt", "\n".join(SPACE_NEEDS) + "\n")
         _write(staged / "README.md", space_card(repo, model))

@@ -1,8 +1,14 @@
-"""The tiny model and the drawn images that the tests share."""
+"""The tiny model, the drawn images, the page and the browser that the tests share."""
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +110,54 @@ def saved(model, processor, tmp_path):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def serving(folder, *arguments):
+    """Address of the page, in a process of its own, on the model in that folder."""
+    port = free_port()
+    command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port), *arguments]
+    (folder / "tmp").mkdir(exist_ok=True)
+    settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "TMPDIR": str(folder / "tmp")}
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            time.sleep(0.25)
+            try:
+                urllib.request.urlopen(address, timeout=5)
+                break
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log.txt").read_text()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert not list((folder / "tmp").glob("vqafusion-app-*"))
+
+
+@pytest.fixture(scope="module")
+def served(processor, tmp_path_factory):
+    """The folder, with a report beside the model, and the address of the page."""
+    folder = tmp_path_factory.mktemp("app")
+    torch.manual_seed(0)
+    VqaFusionForVisualQuestionAnswering(tiny_config()).save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "report.html").write_text("<title>r</title><h1>The report</h1><script>document.body.id = 'ran'</script>")
+    draw().save(folder / "image.png")
+    (folder / "text.jpg").write_text("this is text")
+    with serving(folder) as address:
+        yield folder, address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium, which .ci/run installs")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -1,35 +1,27 @@
-"""The page: its parts in this process, and the whole in a real browser and from many clients at once."""
+"""The page: its parts in this process, and the whole from many clients at once."""
 
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio
 import pytest
-import torch
-from conftest import ANSWERS, ROOT, draw, free_port, tiny_config
+from conftest import ANSWERS, ROOT, draw, free_port, serving
 from gradio_client import Client, handle_file
 from PIL import Image
 from test_processing_vqafusion import encoded, huge_header
 
-from vqafusion import VqaFusionForVisualQuestionAnswering, app
+from vqafusion import app
 from vqafusion.pipeline_vqafusion import VqaFusionPipeline
 from vqafusion.processing_vqafusion import load_image
 
 JSON = {"Content-Type": "application/json"}
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
 ASK = "is it red?"
 
 
@@ -231,47 +223,6 @@ def test_bad_usage(arguments, said, capsys):
     assert stop.value.code == 2 and said.replace("TAKEN", port) in printed and "Traceback" not in printed
 
 
-@contextmanager
-def serving(folder, *arguments):
-    """Address of the page, in a process of its own, on the model in that folder."""
-    port = free_port()
-    command = [sys.executable, ROOT / "app.py", folder / "model", "--port", str(port), *arguments]
-    (folder / "tmp").mkdir(exist_ok=True)
-    settings = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "uploads"), "TMPDIR": str(folder / "tmp")}
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            time.sleep(0.25)
-            try:
-                urllib.request.urlopen(address, timeout=5)
-                break
-            except urllib.error.HTTPError:
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log.txt").read_text()
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-    assert not list((folder / "tmp").glob("vqafusion-app-*"))
-
-
-@pytest.fixture(scope="module")
-def served(processor, tmp_path_factory):
-    """The folder, with a report beside the model, and the address of the page."""
-    folder = tmp_path_factory.mktemp("app")
-    torch.manual_seed(0)
-    VqaFusionForVisualQuestionAnswering(tiny_config()).save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    (folder / "report.html").write_text("<title>r</title><h1>The report</h1><script>document.body.id = 'ran'</script>")
-    draw().save(folder / "image.png")
-    (folder / "text.jpg").write_text("this is text")
-    with serving(folder) as address:
-        yield folder, address
-
-
 def test_only_who_knows_the_password_may_ask(served, tmp_path):
     (tmp_path / "model").symlink_to(served[0] / "model")
     with serving(tmp_path, "--auth", "user:secret") as address:
@@ -360,140 +311,3 @@ def test_clients_at_once_are_all_answered(served):
     with ThreadPoolExecutor(6) as visitors:
         answers = [ranked[0]["answer"] for visit in visitors.map(visit, range(6)) for ranked in visit]
     assert len(answers) == 18 and set(answers) <= set(ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium, which .ci/run installs")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
-@contextmanager
-def visiting(browser, address):
-    """The page as a new visitor sees it, who is told of no error."""
-    said = []
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.on("console", lambda message: message.type == "error" and said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(f"{address}?question=is+it+blue%3F")
-    page.wait_for_selector("text=Ask pictures questions")
-    yield page
-    page.close()
-    assert said == []
-
-
-@pytest.fixture
-def page(browser, served):
-    with visiting(browser, served[1]) as page:
-        yield page
-
-
-def ask(page, question, times):
-    """Type the question, press Enter, wait until so many answers stand in the list."""
-    page.get_by_label("Question").fill(question)
-    page.get_by_label("Question").press("Enter")
-    page.wait_for_function(f"document.querySelectorAll('.message.bot').length === {times}", timeout=30_000)
-
-
-def test_a_visitor_asks_about_a_picture(page, served):
-    playwright.expect(page.get_by_label("Question")).to_have_value("is it blue?")  # from the link
-    page.set_input_files("input[type=file]", served[0] / "image.png")
-    ask(page, "is it red?", 1)
-    heat_map = page.locator("#heat-map img")
-    first = heat_map.get_attribute("src")
-    assert page.locator("#best").inner_text() in ANSWERS
-    assert "question=is+it+red%3F" in page.url
-    ask(page, "how many shapes are there?", 2)
-    page.wait_for_function("src => document.querySelector('#heat-map img').src !== src", arg=first)
-    page.get_by_label("It shows").click()
-    second = heat_map.get_attribute("src")
-    page.get_by_role("option", name="attention, layer 2").click()
-    page.wait_for_function("src => document.querySelector('#heat-map img').src !== src", arg=second)
-
-
-def test_the_conversation_goes_on_when_the_pictures_file_is_deleted(page, served):
-    page.set_input_files("input[type=file]", served[0] / "image.png")
-    ask(page, "is it red?", 1)
-    sent = (served[0] / "image.png").read_bytes()
-    kept = [file for file in (served[0] / "uploads").rglob("*.png") if file.read_bytes() == sent]
-    assert kept
-    for file in kept:
-        file.unlink()
-    ask(page, "is it blue?", 2)
-
-
-def test_a_fault_covers_nothing_and_another_picture_begins_anew(page, served):
-    page.set_input_files("input[type=file]", served[0] / "image.png")
-    ask(page, "is it <b>red</b>?", 1)
-    assert "is it <b>red</b>?" in page.locator(".message.user").inner_text()
-    page.get_by_label("Question").fill("")
-    page.get_by_label("Question").press("Enter")
-    page.wait_for_selector("text=Type a question about the picture.")
-    covers = page.locator("[data-testid=status-tracker]").filter(has_text="Error")
-    assert covers.count() and not any(cover.is_visible() for cover in covers.all())
-    heat_map = page.locator("#heat-map img")
-    first = heat_map.get_attribute("src")
-    opacity = page.locator("input[type=range]")
-    opacity.focus()
-    opacity.press("ArrowRight")
-    page.wait_for_function("src => document.querySelector('#heat-map img').src !== src", arg=first)
-    page.get_by_label("Remove Image").click()
-    playwright.expect(page.locator("#best")).to_have_text("…")
-    assert heat_map.count() == page.locator(".message").count() == 0
-
-
-def test_the_answer_comes_into_view(page, served):
-    page.set_viewport_size({"width": 360, "height": 740})
-    page.set_input_files("input[type=file]", served[0] / "image.png")
-    ask(page, "is it red?", 1)
-    playwright.expect(page.locator("#best")).to_be_in_viewport()
-
-
-def test_an_example_needs_nothing(browser, served):
-    # The next visitor finds it, too. It is a visitor and no reload: Gradio's page logs an error of its own when it is
-    # left while its stream is still open.
-    for _ in range(2):
-        with visiting(browser, served[1]) as page:
-            playwright.expect(page.get_by_label("Question")).to_have_value("is it blue?")  # the page is ready
-            page.get_by_text("what shape is in the image?").first.click()
-            playwright.expect(page.get_by_label("Question")).to_have_value("what shape is in the image?")
-            page.wait_for_selector("#picture img")
-            page.get_by_role("button", name="Ask", exact=True).click()
-            page.wait_for_selector("#ranked")
-
-
-def test_a_text_file_is_refused_in_plain_words(page, served):
-    page.set_input_files("input[type=file]", served[0] / "text.jpg")
-    page.get_by_label("Question").fill(ASK)
-    page.get_by_role("button", name="Ask", exact=True).click()
-    page.wait_for_selector("text=/picture/i >> visible=true")
-    assert "Traceback" not in page.content()
-
-
-def test_the_report_is_on_the_second_tab(page):
-    page.get_by_role("tab", name="Evaluation").click()
-    frame = page.frame_locator("iframe[title='Evaluation report']")
-    assert frame.locator("h1").inner_text() == "The report" and frame.locator("#ran").count() == 1
-
-
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 375])
-def test_it_fits_phones_and_the_dark_and_is_accessible(page, served, width, colours):
-    from axe_playwright_python.sync_playwright import Axe
-
-    page.emulate_media(color_scheme=colours)
-    page.set_viewport_size({"width": width, "height": 800})
-    page.set_input_files("input[type=file]", served[0] / "image.png")
-    ask(page, ASK, 1)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = Axe().run(page).response["violations"]
-    grave = [
-        (each["id"], [n["html"][:120] for n in each["nodes"]])
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
-    assert grave == [], json.dumps(grave, indent=1)

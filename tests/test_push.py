@@ -340,7 +340,8 @@ def test_the_page_goes_to_a_space_that_names_its_model(hub, home):
     result = push(hub, home, REPO, "--space", "alice/page")
     assert result.returncode == 0, result.stderr
     files = hub.repos["space", "alice/page"].files
-    assert files["app.py"] == (ROOT / "app.py").read_bytes() and b"gradio" in files["requirements.txt"]
+    assert all(files[name] == (ROOT / name).read_bytes() for name in ("app.py", "app.css", "app.js"))
+    assert b"gradio" in files["requirements.txt"]
     assert json.loads(files["space.json"]) == {"model": REPO, "trust_remote_code": True}
     assert (
         files["README.md"].decode().startswith("---\ntitle: page\nsdk: gradio\n")

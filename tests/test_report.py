@@ -32,7 +32,6 @@ from vqafusion.analysis.summary import summarize
 from vqafusion.analysis.words import Words
 from vqafusion.data_prep import FEATURES
 
-CHROMIUM = shutil.which("chromium")
 STRANGE = "<b>is it</b> <!-- <script> </script> & “red” $a_$ ç?"  # must come out as it is
 
 
@@ -425,16 +424,6 @@ def test_every_question_has_its_own_heat_map(looked):
     for index, found in maps.items():
         assert np.allclose(found, looked.heat_maps([index])[index], atol=1e-5)
     assert not np.allclose(maps[0], maps[13], atol=1e-4)  # else an exchange would not show
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium, which .ci/run installs")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 def open_report(browser, folder, said, **options):
