@@ -10,3 +10,8 @@ function answered(question) {
   history.replaceState(null, "", link);
   document.getElementById("best").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }
+
+// The question of the page's link, where nothing has been typed yet.
+function linked(typed) {
+  return typed || new URL(location).searchParams.get("question") || "";
+}

@@ -182,7 +182,7 @@ def build(answerer, report=None):
             for pair in reversed(seen["asked"])
             for role, text in zip(("user", "assistant"), pair)
         ]
-        drawn = redraw(name, strength, seen)
+        drawn = redraw(image, name, strength, seen)
         check_time(end)
         return bars(answers), drawn, talked, seen
 
@@ -191,13 +191,10 @@ def build(answerer, report=None):
         question = checked_question(question)
         return answerer.answer(question, answerer.look(opened_picture(image, answerer.code.load_image)))
 
-    def redraw(name, strength, seen):
-        if not seen or not seen["asked"] or not answerer.maps:
+    def redraw(image, name, strength, seen):
+        if not seen or image != seen["file"] or not seen["asked"] or not answerer.maps:
             return None
         return answerer.overlay(seen["asked"][-1][0], seen, name, strength)
-
-    def question_of_link(request: gradio.Request):
-        return (request.query_params.get("question") or "")[:MAX_QUESTION]
 
     # Not sooner, since visitors with the same picture share its file, and one may still be typing.
     with gradio.Blocks(title="VQAFusion: ask pictures questions", delete_cache=(60, MAX_KEPT)) as page:
@@ -242,14 +239,14 @@ def build(answerer, report=None):
         chosen.click(lambda row: row, chosen, [field, question], api_visibility="private", show_progress="hidden")
         asked.success(None, question, None, js="answered")
         gradio.on(
-            [name.input, strength.change], redraw, [name, strength, seen], picture, api_visibility="private",
+            [name.input, strength.change], redraw, [field, name, strength, seen], picture, api_visibility="private",
             show_progress="hidden", trigger_mode="always_last",
         )  # fmt: skip
-        gradio.on(
-            [field.change, talk.clear], lambda: (bars([]), None, [], None), None, [best, picture, talk, seen],
-            api_visibility="private", show_progress="hidden", queue=False,
-        )  # fmt: skip
-        page.load(question_of_link, None, question, api_visibility="private")
+        # By the browser: on a slow line, the server's word could come after the first answer about the new picture.
+        nothing = f"() => [{json.dumps(bars([]))}, null, []]"
+        gradio.on([field.change, talk.clear], None, None, [best, picture, talk], js=nothing)
+        talk.clear(lambda: None, None, seen, api_visibility="private", show_progress="hidden", queue=False)
+        page.load(None, question, question, js="linked")  # by the browser, too, so that nothing typed is lost
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     # Gradio tells all who wait their place; one who has left meanwhile made it answer the next visitor with 500.
     page._queue.pending_messages_per_session = _sessions(page._queue.pending_messages_per_session)

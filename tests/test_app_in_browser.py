@@ -18,7 +18,7 @@ def visiting(browser, address):
     page.on("console", lambda message: message.type == "error" and said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(f"{address}?question=is+it+blue%3F")
-    page.wait_for_selector("text=Ask pictures questions")
+    playwright.expect(page.get_by_label("Question")).to_have_value("is it blue?")  # from the link: the page is ready
     yield page
     page.close()
     assert said == []
@@ -38,7 +38,6 @@ def ask(page, question, times):
 
 
 def test_a_visitor_asks_about_a_picture(page, served):
-    playwright.expect(page.get_by_label("Question")).to_have_value("is it blue?")  # from the link
     page.set_input_files("input[type=file]", served[0] / "image.png")
     ask(page, "is it red?", 1)
     heat_map = page.locator("#heat-map img")
@@ -84,6 +83,22 @@ def test_a_fault_covers_nothing_and_another_picture_begins_anew(page, served):
     assert heat_map.count() == page.locator(".message").count() == 0
 
 
+def test_a_slow_line_loses_nothing(browser, served):
+    page = browser.new_page()
+    line = page.context.new_cdp_session(page)
+    line.send("Network.enable")
+    slow = {"offline": False, "latency": 700, "downloadThroughput": -1, "uploadThroughput": -1}
+    line.send("Network.emulateNetworkConditions", slow)
+    page.goto(f"{served[1]}?question=is+it+blue%3F")
+    page.set_input_files("input[type=file]", served[0] / "image.png")
+    ask(page, ASK, 1)
+    page.wait_for_timeout(1500)  # what was asked of the server before has come
+    playwright.expect(page.get_by_label("Question")).to_have_value(ASK)
+    playwright.expect(page.locator(".message.user")).to_contain_text(ASK)
+    assert page.locator("#best").inner_text() in ANSWERS
+    page.close()
+
+
 def test_the_answer_comes_into_view(page, served):
     page.set_viewport_size({"width": 360, "height": 740})
     page.set_input_files("input[type=file]", served[0] / "image.png")
@@ -96,7 +111,6 @@ def test_an_example_needs_nothing(browser, served):
     # left while its stream is still open.
     for _ in range(2):
         with visiting(browser, served[1]) as page:
-            playwright.expect(page.get_by_label("Question")).to_have_value("is it blue?")  # the page is ready
             page.get_by_text("what shape is in the image?").first.click()
             playwright.expect(page.get_by_label("Question")).to_have_value("what shape is in the image?")
             page.wait_for_selector("#picture img")
