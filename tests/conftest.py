@@ -1,5 +1,6 @@
-"""The tiny model, the drawn images, the page and the browser that the tests share."""
+"""What the tests share: toy models and data, made once; the page and the browser."""
 
+import json
 import os
 import shutil
 import socket
@@ -9,25 +10,17 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, DistilBertConfig
+from commands import ROOT, TINY, run
+from toy_data import draw, write_vqa_v2
+from toy_model import QUESTIONS, tiny_config
+from toy_runs import make_runs
+from transformers import CLIPImageProcessorPil
 
-from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering, VqaFusionProcessor
+from vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionProcessor
 from vqafusion.data_prep.encode import train_tokenizer
-
-ROOT = Path(__file__).resolve().parent.parent
-HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
-ANSWERS = ["yes", "no", "red", "blue", "circle", "2"]
-COLORS = {"color_levels": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}  # of a model's configuration
-QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", "how many shapes are there?"]
-
-# `accelerate launch --cpu --num_processes 2` starts a single process, and says nothing.
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def free_port():
@@ -54,36 +47,6 @@ def own_cache(tmp_path_factory):
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
 
 
-def tiny_config(**changes):
-    """Width 32, so that a forward pass takes milliseconds."""
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
-    )
-    text = DistilBertConfig(vocab_size=200, dim=32, hidden_dim=64, n_layers=2, n_heads=2, max_position_embeddings=64)
-    return VqaFusionConfig(
-        **{
-            "vision_config": vision,
-            "text_config": text,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_attention_heads": 4,
-            "id2label": dict(enumerate(ANSWERS)),
-            "label2id": {answer: i for i, answer in enumerate(ANSWERS)},
-            **changes,
-        }
-    )
-
-
-def batch(questions=3, length=7, images=None, size=32):
-    """Inputs of random questions, each about an image of its own unless `images` says how many there are."""
-    torch.manual_seed(1)
-    return {
-        "input_ids": torch.randint(5, 200, (questions, length)),
-        "attention_mask": torch.ones(questions, length, dtype=torch.long),
-        "pixel_values": torch.randn(images or questions, 3, size, size),
-    }
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -96,11 +59,30 @@ def processor():
     return VqaFusionProcessor(image_processor, train_tokenizer(QUESTIONS))
 
 
-def draw(color="red", size=(48, 40), mode="RGB"):
-    """A picture with a square of the colour in its upper left quarter."""
-    pixels = np.full((size[1], size[0], 3), 240, dtype=np.uint8)
-    pixels[: size[1] // 2, : size[0] // 2] = np.array(Image.new("RGB", (1, 1), color))[0, 0]
-    return Image.fromarray(pixels).convert(mode)
+@pytest.fixture
+def official(tmp_path):
+    return write_vqa_v2(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A model trained by train.py from a recipe, on the toy data set; what tests add to it, others see."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_vqa_v2(folder / "data", images=4)
+    (folder / "base.yaml").write_text(json.dumps({**TINY, "max_steps": 9}))
+    (folder / "recipe.yaml").write_text(json.dumps({"base": "base.yaml", "data_dir": str(folder / "data")}))
+    result = run("train.py", folder / "recipe.yaml", "--output_dir", folder / "model", "--max_steps", 4)
+    assert result.returncode == 0, result.stderr[-3000:]
+    draw().save(folder / "image.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(processor, tmp_path_factory):
+    """Folder of a model, its data, and eval.py's runs; tests add runs of other names."""
+    folder = tmp_path_factory.mktemp("runs")
+    make_runs(folder, processor)
+    return folder
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import COLORS, QUESTIONS, draw, tiny_config
-from test_command_line import run
-from test_data_prep import SPLIT, write_vqa_v2
+from commands import run
+from toy_data import SPLIT, draw, write_vqa_v2
+from toy_model import COLORS, QUESTIONS, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, VqaFusionPipeline, app, export, load_model
 from vqafusion import eval as evaluation

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import ANSWERS, batch, tiny_config
 from torch.nn.functional import normalize
+from toy_model import ANSWERS, batch, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.answer_head import answer_tokens, look_for_answers, start_at_embeddings, start_at_frequencies

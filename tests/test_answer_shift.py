@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import tiny_config
 from datasets import Dataset
+from toy_model import tiny_config
 
 from vqafusion.data_prep import DataError
 from vqafusion.data_prep.answer_shift import answer_shifts

@@ -12,10 +12,13 @@ from types import SimpleNamespace
 
 import gradio
 import pytest
-from conftest import ANSWERS, ROOT, draw, free_port, serving
+from commands import ROOT
+from conftest import free_port, serving
 from gradio_client import Client, handle_file
 from PIL import Image
 from test_processing_vqafusion import encoded, huge_header
+from toy_data import draw
+from toy_model import ANSWERS
 
 from vqafusion import app
 from vqafusion.pipeline_vqafusion import VqaFusionPipeline

@@ -4,7 +4,7 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from conftest import ANSWERS
+from toy_model import ANSWERS
 
 playwright = pytest.importorskip("playwright.sync_api")
 ASK = "is it red?"

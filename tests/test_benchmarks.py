@@ -4,8 +4,9 @@ import json
 import sys
 
 import forks
-from conftest import QUESTIONS, ROOT, tiny_config
-from test_data_prep import SPLIT, write_vqa_v2
+from commands import ROOT
+from toy_data import SPLIT, write_vqa_v2
+from toy_model import QUESTIONS, tiny_config
 from transformers import CLIPImageProcessorPil, CLIPVisionModel, DistilBertModel
 
 from vqafusion.data_prep.encode import train_tokenizer

@@ -7,8 +7,10 @@ import forks
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, QUESTIONS, ROOT, TWO_PROCESSES, draw, tiny_config
+from commands import ROOT, TWO_PROCESSES
 from datasets import Dataset
+from toy_data import draw
+from toy_model import ANSWERS, QUESTIONS, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering, train
 from vqafusion.arguments import DataArguments, ModelArguments

@@ -9,9 +9,9 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import ROOT, draw
-from test_data_prep import write_vqa_v2
+from commands import ROOT
 from test_processing_vqafusion import encoded
+from toy_data import draw, write_vqa_v2
 
 from vqafusion.data_prep import DataError, download, load_split
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 
 pytest.importorskip("onnxruntime", reason="needs pip install 'vqafusion[onnx]'")
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import QUESTIONS, draw, tiny_config
 from datasets import Dataset
 from safetensors.torch import load_file
+from toy_data import draw
+from toy_model import QUESTIONS, tiny_config
 from transformers import TrainerCallback
 
 from vqafusion import VqaFusionForVisualQuestionAnswering

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from torch import nn
+from toy_model import tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.analysis.faithfulness import faithfulness

@@ -11,9 +11,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO_PROCESSES, draw, tiny_config
+from commands import ROOT, TWO_PROCESSES
 from datasets import Dataset
-from test_data_prep import SPLIT, write_vqa_v2
+from toy_data import SPLIT, draw, write_vqa_v2
+from toy_model import tiny_config
 from transformers import ResNetConfig
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
@@ -176,7 +177,7 @@ def test_trained_encoders_and_broken_images_are_refused(rows, processor, tmp_pat
 WORKER = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[1] + "/tests")
-from conftest import tiny_config
+from toy_model import tiny_config
 from vqafusion import VqaFusionModel, VqaFusionProcessor
 from vqafusion.data_prep import image_features, load_split
 image_features.SHARD_IMAGES = 2

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import batch, tiny_config
+from toy_model import batch, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.layers_vqafusion import Dropout, average_grid

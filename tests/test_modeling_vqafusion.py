@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import torch
-from conftest import COLORS, HUB_FILES, ROOT, batch, draw, tiny_config
+from commands import HUB_FILES, ROOT
+from toy_data import draw
+from toy_model import COLORS, batch, tiny_config
 from transformers import (
     AutoModel,
     CLIPConfig,
@@ -18,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from vqafusion import VqaFusionConfig, VqaFusionForVisualQuestionAnswering
+from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.arguments import ModelArguments
 
 
@@ -227,34 +229,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
         model(**batch(), labels=torch.ones(3, 6)).loss.backward()
         gradients.append(model.vqafusion.fusion_layers[0].question_to_image.attention.query.weight.grad.clone())
     assert torch.allclose(*gradients, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"hidden_size": 33},
-        {"num_attention_heads": 0},
-        {"image_pool_size": 0},
-        {"answer_loss": "mse"},
-        {"num_fusion_layers": 0},
-        {"frozen_text_layers": 3},
-        {"frozen_text_layers": -1},
-        {"alignment_weight": -1},
-        {"answer_temperature": 0},
-        {"color_levels": 4},
-        {**COLORS, "color_levels": 1},
-        {"vision_config": {"width": 1}},
-    ],
-)
-def test_bad_configurations_are_refused(changes):
-    with pytest.raises(ValueError):
-        tiny_config(**changes)
-
-
-def test_default_configuration_is_clip_and_distilbert_with_1000_answers():
-    config = VqaFusionConfig()
-    assert (config.vision_config.model_type, config.text_config.model_type) == ("clip_vision_model", "distilbert")
-    assert config.num_labels == 1000 and config.num_fusion_layers == 3 and config.freeze_vision
 
 
 def test_pretrained_towers_keep_their_weights(tmp_path, model):

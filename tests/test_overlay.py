@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import draw
+from toy_data import draw
 
 from vqafusion.analysis.overlay import _percent, draw_result
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy_data import draw
 
 from vqafusion.analysis.records import make_records
 from vqafusion.data_prep import FEATURES, DataError, load_split, own_data

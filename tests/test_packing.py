@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import tiny_config
 from torch import nn
+from toy_model import tiny_config
 from transformers import AutoModel, EfficientNetConfig, ResNetConfig
 from transformers.modeling_outputs import BaseModelOutput
 

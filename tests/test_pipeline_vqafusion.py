@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import draw
 from datasets import Dataset
 from PIL import Image
+from toy_data import draw
 from transformers import CLIPImageProcessorPil
 from transformers.pipelines.pt_utils import KeyDataset
 

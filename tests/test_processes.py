@@ -10,9 +10,10 @@ import forks
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT, draw, free_port
+from commands import ROOT, TINY
+from conftest import free_port
 from safetensors.torch import load_file
-from test_command_line import TINY
+from toy_data import draw
 from transformers import AutoModelForVisualQuestionAnswering
 
 COLOURS = ("red", "blue", "green", "yellow")

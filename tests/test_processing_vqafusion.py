@@ -12,10 +12,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from toy_data import draw
 from transformers import CLIPImageProcessorPil
 
 from vqafusion import VqaFusionProcessor

@@ -10,12 +10,12 @@ import forks
 import httpx2
 import pytest
 import torch
-from conftest import HUB_FILES, ROOT, draw, tiny_config
+from commands import HUB_FILES, ROOT, TINY
 from hub_server import Fault, HubServer
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from test_command_line import TINY
-from test_data_prep import write_vqa_v2
+from toy_data import draw, write_vqa_v2
+from toy_model import tiny_config
 
 from vqafusion import train
 from vqafusion.loading import load_model

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import draw
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy_data import draw
 
 from vqafusion.analysis.calibration import expected_calibration_error, in_first_half
 from vqafusion.analysis.records import (

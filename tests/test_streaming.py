@@ -7,10 +7,10 @@ from itertools import islice
 
 import datasets
 import pytest
-from conftest import draw
+from commands import TINY, run
 from datasets import Dataset, Image
 from safetensors.torch import load_file
-from test_command_line import TINY, run
+from toy_data import draw
 
 from vqafusion.arguments import DataArguments
 from vqafusion.data_prep import DataError, load_split

@@ -4,8 +4,8 @@ import tempfile
 
 import pytest
 import torch
-from conftest import tiny_config
 from datasets import Dataset
+from toy_model import tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments

@@ -1,0 +1,34 @@
+"""What a configuration is by default, and which are refused."""
+
+import pytest
+from toy_model import COLORS, tiny_config
+
+from vqafusion import VqaFusionConfig
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 33},
+        {"num_attention_heads": 0},
+        {"image_pool_size": 0},
+        {"answer_loss": "mse"},
+        {"num_fusion_layers": 0},
+        {"frozen_text_layers": 3},
+        {"frozen_text_layers": -1},
+        {"alignment_weight": -1},
+        {"answer_temperature": 0},
+        {"color_levels": 4},
+        {**COLORS, "color_levels": 1},
+        {"vision_config": {"width": 1}},
+    ],
+)
+def test_bad_configurations_are_refused(changes):
+    with pytest.raises(ValueError):
+        tiny_config(**changes)
+
+
+def test_default_configuration_is_clip_and_distilbert_with_1000_answers():
+    config = VqaFusionConfig()
+    assert (config.vision_config.model_type, config.text_config.model_type) == ("clip_vision_model", "distilbert")
+    assert config.num_labels == 1000 and config.num_fusion_layers == 3 and config.freeze_vision

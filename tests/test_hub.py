@@ -1,0 +1,64 @@
+"""Data sets in parquet, in the shape of the Hub's copies."""
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Image, concatenate_datasets
+from toy_data import SPLIT, draw
+
+from vqafusion.data_prep import FEATURES, DataError, load_split
+from vqafusion.data_prep.encode import VqaCollator, encode
+
+
+def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
+    draw("blue").save(official / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg")
+    rows = load_split("vqa_v2", SPLIT, official)
+    table = {
+        "question_type": rows["question_type"][:], "question": rows["question"][:], "answer_type": ["yes/no"] * 6,
+        "answers": [[{"answer": a, "answer_confidence": "yes", "answer_id": 1} for a in group] for group in
+                    rows["answers"]],
+        "image_id": [1, 1, 1, 2, 2, 2], "question_id": rows["question_id"][:], "multiple_choice_answer": ["yes"] * 6,
+        "provenance": rows["provenance"][:],
+        "image": [{"bytes": Path(image["path"]).read_bytes(), "path": None} for image in
+                  rows.cast_column("image", Image(decode=False))["image"]],
+    }  # fmt: skip
+    copy = Dataset.from_dict(table).cast_column("image", Image())
+    folder, bare, single, lacking, twice, both = map(
+        tmp_path.joinpath, ("copy", "bare", "single", "lacking", "twice", "both")
+    )
+    for place in (folder, bare, single, lacking, twice, both):
+        place.mkdir()
+    copy.to_parquet(folder / "train-00000-of-00001.parquet")
+    again = load_split("hub", "train", folder)
+    assert again.features == FEATURES and again[4]["image"].size == (48, 40)
+    for column in ("question", "answers", "question_id", "question_type", "answer_type", "provenance"):
+        assert again[column][:] == rows[column][:]
+    assert again["image_id"][:] == [f"train/{i}" for i in (1, 1, 1, 2, 2, 2)]
+    encoded = encode(again, processor.tokenizer, {"yes": 0})
+    assert encoded[0]["image"]["bytes"] and VqaCollator(processor, 1)([encoded[0]])["pixel_values"].shape[0] == 1
+    copy.select_columns(["image", "question", "answers"]).to_parquet(bare / "train-00000-of-00001.parquet")
+    rows = load_split("hub", "train", bare)
+    assert rows["question_id"][:] == [0, 1, 2, 3, 4, 5] and rows["answer_type"][0] == "yes/no"
+    assert len(set(rows["image_id"])) == len({image.tobytes() for image in rows["image"]}) == 2
+    one = copy.remove_columns(["answers", "answer_type"]).add_column("answer", ["Yes"] * 6)
+    one.add_column("answer_type", ["other", None] * 3).to_parquet(single / "train-00000-of-00001.parquet")
+    rows = load_split("hub", "train", single)
+    assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3
+    assert all(rows["normalized"]) and not any(again["normalized"])  # "Yes." is right of these, wrong of those
+    numbers = copy.remove_columns(["answers", "answer_type"]).add_column("answer", [2] * 6)
+    numbers.add_column("answer_type", ["number "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
+    rows = load_split("hub", "train", single)
+    assert rows["answers"][0] == ["2"] * 10 and rows["answer_type"][0] == "number"
+    copy.remove_columns("answers").add_column("answer", [" "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="all answers of a question are empty"):
+        load_split("hub", "train", single)
+    copy.remove_columns("answers").to_parquet(lacking / "train-00000-of-00001.parquet")
+    copy.add_column("answer", ["no"] * 6).to_parquet(both / "train-00000-of-00001.parquet")
+    assert load_split("hub", "train", both)["answers"][0] == ["yes"] * 7 + ["Red."] * 3
+    concatenate_datasets([copy, copy]).to_parquet(twice / "train-00000-of-00001.parquet")
+    for place, split, words in (
+        (lacking, "train", "no column answers"), (bare, "val", "cannot be loaded"),
+        (twice, "train", "6 question ids stand more than once"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            load_split("hub", split, place)
