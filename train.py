@@ -5,6 +5,7 @@ python train.py --dataset vqa_v2 --data_dir DIR --train_split train2014 --eval_s
 """
 
 import os
+import shutil
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vqafusion.analysis.plots import save_learning_curve
 from vqafusion.answer_head import answer_tokens, start_at_embeddings, start_at_frequencies
-from vqafusion.arguments import ENCODERS, DataArguments, ModelArguments, encoder_config, json_argument
+from vqafusion.arguments import DataArguments, ModelArguments, encoder_config, json_argument
 from vqafusion.command_line import (
     keep_freed_memory,
     one_line_errors,
     parse,
     peak_memory,
-    read_json,
     writable_folder,
     write_json,
 )
@@ -37,20 +37,16 @@ from vqafusion.data_prep.answers import answer_frequencies, build_vocabulary, ce
 from vqafusion.data_prep.encode import VqaCollator, encode, forget_last_use, max_encoded_length, train_tokenizer
 from vqafusion.data_prep.image_features import cache_image_states, pixel_values, this_process
 from vqafusion.data_prep.sampling import check_shares
-from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
+from vqafusion.data_prep.streaming import QuestionStream, check_streaming, on_disk, open_stream
 from vqafusion.distillation import teacher_probabilities
 from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
+from vqafusion.resuming import TEACHERS, check_checkpoint, check_goes_on, check_teacher, checkpoint
 from vqafusion.sharing.retries import HubError, patiently
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, top_labels
 
-TEACHERS = "teachers"  # below the output folder
-TEACHING = (  # what a trained teacher must have been trained with to be taken
-    "dataset", "seed", "num_train_epochs", "max_steps", "learning_rate", "text_learning_rate", "vision_learning_rate",
-    "answer_type_sampling", "reference_provenance",
-)  # fmt: skip
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
 
@@ -126,62 +122,6 @@ def collators(data, processor, model, train_set, eval_set):
     return tuple(replace(plain, image_states=cache_image_states(rows, *cache)) for rows in (train_set, eval_set))
 
 
-def checkpoint(resume, output_dir):
-    """
-    Where training goes on: a checkpoint's path; for True the newest one in the output folder; for auto likewise, but
-    from the start if there is none.
-    """
-    newest = get_last_checkpoint(output_dir)
-    teachers = Path(output_dir) / TEACHERS
-    begun = [newest] if newest else [*teachers.glob("*/checkpoint-*"), *teachers.glob("*/trainer_state.json")]
-    if resume == "auto":
-        return newest
-    resume = None if resume in ("False", "false", False) else resume
-    if resume in ("True", "true", True):
-        if not begun:
-            raise ValueError(f"--resume_from_checkpoint: there is no checkpoint in {output_dir}")
-        return newest
-    if begun and resume is None:
-        raise ValueError(
-            f"{output_dir} holds {begun[0]} of another run: go on with it (--resume_from_checkpoint True), remove it, "
-            "or choose another --output_dir"
-        )
-    return resume
-
-
-def check_checkpoint(folder):
-    """Raise `ValueError` unless the checkpoint is there, with what training goes on with beside the weights."""
-    if not Path(folder).is_dir():
-        raise ValueError(f"there is no checkpoint {folder} here: all machines must see the same --output_dir")
-    if not any(file for name in ("scheduler.pt", "global_step*") for file in Path(folder).glob(name)):  # or DeepSpeed's
-        raise ValueError(
-            f"{folder} holds weights only, as --save_only_model leaves them: training cannot go on where it was"
-        )
-
-
-def check_streaming(data, args):
-    """Raise `ValueError` for what a stream cannot do: it has no length, no order of ours, no image twice."""
-    if data.dataset != "hub":
-        raise ValueError("--streaming reads --dataset hub: parquet files or WebDataset archives, or a name on the Hub")
-    for name in ("data_dir", "train_split", "eval_split"):
-        if not getattr(data, name):
-            raise ValueError(f"--streaming needs --{name}")
-    if args.max_steps <= 0:
-        raise ValueError("--streaming needs --max_steps: a stream has no end to count epochs by")
-    if "epoch" in (args.eval_strategy, args.save_strategy):
-        raise ValueError("--streaming needs --save_strategy steps and --eval_strategy steps: it has no epochs")
-    given = {
-        "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
-        "answer_type_sampling": args.answer_type_sampling, "reference_provenance": args.reference_provenance,
-        "questions_per_image": args.questions_per_image > 1, "num_teachers": args.num_teachers,
-        "train_sampling_strategy": args.train_sampling_strategy != "random",
-        "dataloader_num_workers": args.dataloader_num_workers,
-    }  # fmt: skip
-    for name, value in given.items():
-        if value:
-            raise ValueError(f"--{name} does not go with --streaming")
-
-
 def hub_destination(args):
     """
     Where the model goes when it is trained, and with which token; both None without --push_to_hub. Asked of the Hub
@@ -197,22 +137,6 @@ def hub_destination(args):
     check_access(args.hub_model_id, token)
     args.push_to_hub, args.hub_token = False, None
     return args.hub_model_id, token
-
-
-def check_goes_on(folder, model_arguments, config):
-    """Raise `ValueError` if the weights in a checkpoint's or a teacher's folder are of other answers or sizes."""
-    if not (Path(folder) / "config.json").exists():
-        return  # FSDP's pieces, which torch compares itself
-    kept = VqaFusionConfig.from_pretrained(folder)
-    # The last two make no difference to weights that are there.
-    apart = (*ENCODERS, "attn_implementation", "initializer_range")
-    for name in ("id2label", *(name for name in vars(model_arguments) if name not in apart)):
-        if getattr(kept, name) != getattr(config, name):
-            was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name)}"
-            raise ValueError(
-                f"{folder} is of a model with {was}: go on with the data and arguments that it was begun with, remove "
-                "it, or choose another --output_dir"
-            )
 
 
 def record(data, model_arguments, args):
@@ -255,6 +179,8 @@ def save(trainer, processor, output_dir, arguments, evaluated):
     write_json(staged / "training.json", record(*arguments, trainer.args))  # not sooner: it resets accelerate's state
     if scores := kept_scores(trainer):
         write_json(staged / "metrics.json", evaluated | scores)
+    for file in staged.glob("*.safetensors"):
+        shutil.copymode(staged / "config.json", file)  # safetensors would let nobody else read them
     for file in staged.iterdir():
         os.replace(file, output_dir / file.name)
     staged.rmdir()
@@ -315,13 +241,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     if args.teacher_epochs:
         own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
     if (folder / "trainer_state.json").exists():  # what training writes last
-        kept, wanted = read_json(folder / "training.json"), record(data, model_arguments, own)
-        for name in TEACHING:
-            if kept.get(name) != wanted.get(name):
-                raise ValueError(
-                    f"{folder} was trained with --{name} {kept.get(name)}, not {wanted.get(name)}: remove "
-                    f"{output_dir / TEACHERS} to train teachers anew, or choose another --output_dir"
-                )
+        check_teacher(folder, record(data, model_arguments, own))
     else:
         with only_run_in(folder, args.process_index == 0):
             # What learns from models that look for their answers gains nothing by that (docs/tried.md).

@@ -13,6 +13,29 @@ from .hub import check_columns, content_id, loading, renamed_columns, same_colum
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
 
 
+def check_streaming(data, args):
+    """Raise `ValueError` for what a stream cannot do: it has no length, no order of ours, no image twice."""
+    if data.dataset != "hub":
+        raise ValueError("--streaming reads --dataset hub: parquet files or WebDataset archives, or a name on the Hub")
+    for name in ("data_dir", "train_split", "eval_split"):
+        if not getattr(data, name):
+            raise ValueError(f"--streaming needs --{name}")
+    if args.max_steps <= 0:
+        raise ValueError("--streaming needs --max_steps: a stream has no end to count epochs by")
+    if "epoch" in (args.eval_strategy, args.save_strategy):
+        raise ValueError("--streaming needs --save_strategy steps and --eval_strategy steps: it has no epochs")
+    given = {
+        "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
+        "answer_type_sampling": args.answer_type_sampling, "reference_provenance": args.reference_provenance,
+        "questions_per_image": args.questions_per_image > 1, "num_teachers": args.num_teachers,
+        "train_sampling_strategy": args.train_sampling_strategy != "random",
+        "dataloader_num_workers": args.dataloader_num_workers,
+    }  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"--{name} does not go with --streaming")
+
+
 def open_stream(name, split):
     """
     Args:

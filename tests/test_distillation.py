@@ -107,18 +107,6 @@ def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, proces
     torch.testing.assert_close(loss, (1 - weight) * answers + weight * teaching)
 
 
-def test_a_run_with_teachers_goes_on_or_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no checkpoint"):
-        train.checkpoint("True", tmp_path)
-    (tmp_path / "teachers" / "0").mkdir(parents=True)
-    assert train.checkpoint(None, tmp_path) is None  # one that failed before its training
-    (tmp_path / "teachers" / "0" / "trainer_state.json").touch()
-    assert train.checkpoint("True", tmp_path) is None
-    for no in (None, "False", False):
-        with pytest.raises(ValueError, match="teachers/0/trainer_state.json of another run"):
-            train.checkpoint(no, tmp_path)
-
-
 def test_each_teacher_has_a_seed_of_its_own_and_goes_on_where_it_was(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(train, "train", lambda data, model, args, folder, resume, **more: asked.append((args, resume)))

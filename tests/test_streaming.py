@@ -14,8 +14,7 @@ from toy_data import draw
 
 from vqafusion.arguments import DataArguments
 from vqafusion.data_prep import DataError, load_split
-from vqafusion.data_prep.streaming import QuestionStream, on_disk, open_stream
-from vqafusion.train import check_streaming
+from vqafusion.data_prep.streaming import QuestionStream, check_streaming, on_disk, open_stream
 from vqafusion.trainer import VqaTrainingArguments
 
 COLOURS = ("red", "blue", "green", "yellow")

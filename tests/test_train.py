@@ -18,6 +18,7 @@ from toy_data import SPLIT, draw
 from vqafusion import train
 from vqafusion.arguments import DataArguments, ModelArguments
 from vqafusion.command_line import parse
+from vqafusion.resuming import check_checkpoint
 from vqafusion.trainer import VqaTrainingArguments
 
 ONLY_PARTS = {  # masks most of a picture, by chance
@@ -28,6 +29,7 @@ ONLY_PARTS = {  # masks most of a picture, by chance
 
 def test_train_writes_a_model_with_its_answers(trained):
     config = json.loads((trained / "model" / "config.json").read_text())
+    assert len({(trained / "model" / name).stat().st_mode for name in ("config.json", "model.safetensors")}) == 1
     assert sorted(config["label2id"]) == ["red", "yes"]
     processing = json.loads((trained / "model" / "processor_config.json").read_text())["image_processor"]
     for name in ("image_mean", "image_std"):
@@ -67,7 +69,7 @@ def test_train_resumes(trained, tmp_path):
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result.returncode, Printed(result), str(only_model), "weights only")
     (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
-    train.check_checkpoint(only_model)
+    check_checkpoint(only_model)
     given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
     parsed = parse(list(map(str, given)), "", DataArguments, ModelArguments, VqaTrainingArguments)
     with pytest.raises(ValueError, match="is of a model with other answers"):

@@ -1,0 +1,75 @@
+"""Where training goes on, and whether what is there belongs to the run that is asked for."""
+
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from .arguments import ENCODERS
+from .command_line import read_json
+from .configuration_vqafusion import VqaFusionConfig
+
+TEACHERS = "teachers"  # below the output folder
+TEACHING = (  # what a trained teacher must have been trained with to be taken
+    "dataset", "seed", "num_train_epochs", "max_steps", "learning_rate", "text_learning_rate", "vision_learning_rate",
+    "answer_type_sampling", "reference_provenance",
+)  # fmt: skip
+
+
+def checkpoint(resume, output_dir):
+    """
+    Where training goes on: a checkpoint's path; for True the newest one in the output folder; for auto likewise, but
+    from the start if there is none.
+    """
+    newest = get_last_checkpoint(output_dir)
+    teachers = Path(output_dir) / TEACHERS
+    begun = [newest] if newest else [*teachers.glob("*/checkpoint-*"), *teachers.glob("*/trainer_state.json")]
+    if resume == "auto":
+        return newest
+    resume = None if resume in ("False", "false", False) else resume
+    if resume in ("True", "true", True):
+        if not begun:
+            raise ValueError(f"--resume_from_checkpoint: there is no checkpoint in {output_dir}")
+        return newest
+    if begun and resume is None:
+        raise ValueError(
+            f"{output_dir} holds {begun[0]} of another run: go on with it (--resume_from_checkpoint True), remove it, "
+            "or choose another --output_dir"
+        )
+    return resume
+
+
+def check_checkpoint(folder):
+    """Raise `ValueError` unless the checkpoint is there, with what training goes on with beside the weights."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no checkpoint {folder} here: all machines must see the same --output_dir")
+    if not any(file for name in ("scheduler.pt", "global_step*") for file in Path(folder).glob(name)):  # or DeepSpeed's
+        raise ValueError(
+            f"{folder} holds weights only, as --save_only_model leaves them: training cannot go on where it was"
+        )
+
+
+def check_goes_on(folder, model_arguments, config):
+    """Raise `ValueError` if the weights in a checkpoint's or a teacher's folder are of other answers or sizes."""
+    if not (Path(folder) / "config.json").exists():
+        return  # FSDP's pieces, which torch compares itself
+    kept = VqaFusionConfig.from_pretrained(folder)
+    # The last two make no difference to weights that are there.
+    apart = (*ENCODERS, "attn_implementation", "initializer_range")
+    for name in ("id2label", *(name for name in vars(model_arguments) if name not in apart)):
+        if getattr(kept, name) != getattr(config, name):
+            was = "other answers" if name == "id2label" else f"{name} {getattr(kept, name)}"
+            raise ValueError(
+                f"{folder} is of a model with {was}: go on with the data and arguments that it was begun with, remove "
+                "it, or choose another --output_dir"
+            )
+
+
+def check_teacher(folder, wanted):
+    """Raise `ValueError` if a trained teacher was made with other arguments than those `wanted`, by their names."""
+    kept = read_json(folder / "training.json")
+    for name in TEACHING:
+        if kept.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{folder} was trained with --{name} {kept.get(name)}, not {wanted.get(name)}: remove {folder.parent} "
+                "to train teachers anew, or choose another --output_dir"
+            )
