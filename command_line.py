@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -139,10 +140,36 @@ def writable_folder(folder):
 
 
 @contextmanager
+def locked(folder, instead):
+    """
+    Keep other processes out of a folder.
+
+    Args:
+        folder (`Path`): there already; gets a file `.lock`, and loses it again.
+        instead (`str`): what those who find it locked can do but wait.
+
+    Raises:
+        ValueError: another process, or another run of this one, is at work in it.
+    """
+    file = folder / ".lock"
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another run is writing to {folder}: wait for it, or {instead}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            file.unlink()
+        lock.release()
+
+
+@contextmanager
 def whole_file(path):
     """A temporary path beside `path`, which takes its name if the block ends well: a file is whole or not there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{socket.gethostname()}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.writing.{socket.gethostname()}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -157,9 +184,9 @@ def remove_orphans(folder):
     """
     here = re.escape(socket.gethostname())
     for file in Path(folder).glob(".*"):
-        if not re.fullmatch(r"\..+\..+\.\d+(\.[a-z]+)?", file.name) or not file.is_file():
+        if not re.fullmatch(r"\..+\.writing\..+\.\d+(\.[a-z]+)?", file.name) or not file.is_file():
             continue
-        ours = re.fullmatch(rf"\..+\.{here}\.(\d+)(\.[a-z]+)?", file.name)
+        ours = re.fullmatch(rf"\..+\.writing\.{here}\.(\d+)(\.[a-z]+)?", file.name)
         if ours and os.name != "nt":
             orphan = not _is_running(int(ours[1]))
         else:

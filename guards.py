@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from accelerate import DistributedType
-from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from .command_line import remove_orphans, write_json
+from .command_line import locked, remove_orphans, write_json
 
 SAVING = ".saving"  # below the output folder: a checkpoint, or the model, in the making
 HOW_TO_GO_ON = "the same command with --resume_from_checkpoint True goes on"
@@ -30,20 +29,10 @@ def only_run_in(folder, is_main_process=True):
     if not is_main_process:
         yield
         return
-    file = folder / ".lock"
-    lock = FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(f"another run is writing to {folder}: wait for it, or choose another --output_dir") from None
-    try:
+    with locked(folder, "choose another --output_dir"):
         remove_orphans(folder)
         shutil.rmtree(folder / SAVING, ignore_errors=True)
         yield
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is open
-            file.unlink()
-        lock.release()
 
 
 class WholeCheckpoints:

@@ -13,11 +13,12 @@ import zlib
 from pathlib import Path
 
 import httpx2
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from tqdm import tqdm
 
-from ..command_line import one_line_errors, writable_folder
+from ..command_line import locked, one_line_errors, writable_folder
 from ..sharing.retries import PASSING, status
 from . import DataError
 
@@ -30,6 +31,7 @@ SPLITS = {
     "test2015": ("v2_Questions_Test_mscoco.zip", "test2015.zip"),
 }
 TRIES = 4
+CHUNK = 1 << 16  # bytes after which what has come is written, and kept when the connection is cut
 
 
 def arguments():
@@ -68,19 +70,21 @@ def main(argv=None):
     print(f"{_gigabytes(sum(sizes.values())):>12}  in all, into {folder}")
     if args.dry_run:
         return
-    _check_space(folder, sizes, args.keep_zips)
-    for name, address in files:
-        fetch(address, folder / name, sizes[name])
-        if _is_images(name):
-            unpack(folder / name)
-            if not args.keep_zips:
-                (folder / name).unlink()
+    with locked(folder, "choose another"):
+        _check_space(folder, sizes, args.keep_zips)
+        for name, address in files:
+            fetch(address, folder / name, sizes[name])
+            if _is_images(name):
+                unpack(folder / name)
+                if not args.keep_zips:
+                    (folder / name).unlink()
     print(f"all there: {folder}")
 
 
 def fetch(address, file, size):
     """
-    Fetch one zip; what an interrupted call left in `file.part` is kept, and the rest added to it.
+    Fetch one zip, unless it is there whole; what an interrupted call left in `file.part` is kept, and the rest added
+    to it.
 
     Args:
         address (`str`): http or https.
@@ -88,10 +92,11 @@ def fetch(address, file, size):
         size (`int`): bytes that the server announced.
 
     Raises:
-        DataError: the server does not give the file, or it is not a whole zip of that size.
+        DataError: the server does not give the file, or it is not a whole zip of that size, or holds something else.
     """
-    if file.exists():
+    if file.exists() and not _broken(file, file.name):
         return
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     part = file.with_name(file.name + ".part")
     for attempt in range(1, TRIES + 1):
         try:
@@ -105,10 +110,10 @@ def fetch(address, file, size):
                 raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
             time.sleep(2**attempt / 4)
     # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
-    broken = _broken(part, thorough=not _is_images(file.name))
+    broken = _broken(part, file.name, thorough=not _is_images(file.name))
     if broken or part.stat().st_size != size:
         part.unlink()
-        raise DataError(f"what {address} gave is not a whole zip file ({broken or 'wrong size'}); run it again")
+        raise DataError(f"what {address} gave is not that file, or not all of it: {broken or 'wrong size'}")
     os.replace(part, file)
 
 
@@ -144,8 +149,18 @@ def _is_images(name):
     return not name.startswith("v2_")
 
 
+def _content(name):
+    """The file that a zip of questions or annotations must hold."""
+    split = next(split for split, names in SPLITS.items() if name in names)
+    kind = f"mscoco_{split}_annotations" if "Annotations" in name else f"OpenEnded_mscoco_{split}_questions"
+    return f"v2_{kind}.json"
+
+
 def _is_there(folder, name):
-    return (folder / Path(name).stem).is_dir() if _is_images(name) else (folder / name).is_file()
+    if _is_images(name):
+        images = folder / Path(name).stem
+        return images.is_dir() and any(images.iterdir())
+    return (folder / _content(name)).is_file() or (folder / name).is_file() and not _broken(folder / name, name)
 
 
 def _size(address):
@@ -175,11 +190,14 @@ def _unpacked(file):
     return file.with_name(f".{file.stem}.part")
 
 
-def _broken(file, thorough):
-    """Why a file is not a whole zip, or None."""
+def _broken(file, name, thorough=False):
+    """Why a file is not the whole zip of that name, or None; `thorough`: read all that is in it."""
     try:
         with zipfile.ZipFile(file) as archive:
-            return archive.testzip() if thorough else None
+            if not _is_images(name) and _content(name) not in (Path(member).name for member in archive.namelist()):
+                return f"it does not hold {_content(name)}"
+            damaged = archive.testzip() if thorough else None
+            return damaged and f"{damaged} in it is damaged"
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         return str(error)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
@@ -147,7 +148,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     folder = _folder(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
     (folder,) = broadcast_object_list([folder])
     shards = _in_batches(images, SHARD_IMAGES)
-    missing = [number for number in range(len(shards)) if not (folder / _shard_name(number)).exists()]
+    missing = [number for number in range(len(shards)) if not _is_whole(folder / _shard_name(number), shards[number])]
     process.wait_for_everyone()  # all have looked before the first one writes
     if process.is_main_process:
         remove_orphans(folder)
@@ -183,8 +184,12 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
         for number in mine:
             decoding += islice(started, 1)
             batches = list(decoding.pop(0))
-            with whole_file(folder / _shard_name(number)) as temporary:
-                np.save(temporary, np.concatenate([encode(pixels) for pixels in batches]))
+            states = np.concatenate([encode(pixels) for pixels in batches])
+            try:
+                with whole_file(folder / _shard_name(number)) as temporary:
+                    np.save(temporary, states)
+            except OSError as error:  # NumPy's own says how many bytes were written, and not where
+                raise OSError(f"cannot write to {folder}, or there is no room left in it: {error}") from None
     if process.is_main_process and not (folder / "images.json").exists():
         with whole_file(folder / "images.json") as temporary:
             temporary.write_text(json.dumps(images), encoding="utf-8")
@@ -194,6 +199,14 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 
 def _in_batches(images, size):
     return [images[at : at + size] for at in range(0, len(images), size)]
+
+
+def _is_whole(file, images):
+    """Whether the states of these images are there, and not cut, as by a copy that was interrupted."""
+    try:
+        return len(np.load(file, mmap_mode="r")) == len(images)
+    except (OSError, ValueError):
+        return False
 
 
 def _shard_name(shard):
@@ -221,6 +234,8 @@ def _folder(model, image_processor, rows, first_row, cache_dir):
         for image_id, index in tqdm(first_row.items(), unit="image", **progress):
             source = rows[index]["image"]
             try:
+                if not source.get("bytes") and not os.path.isfile(source["path"]):  # of a device nothing is read
+                    raise DataError(f"no such image: {source['path']}")
                 stamp = _sha256(source["bytes"]) if source.get("bytes") else of_file(Path(source["path"]))
             except OSError as error:
                 raise DataError(f"cannot read the image {source['path']}: {error.strerror}") from None

@@ -188,3 +188,9 @@ def _row(question, folder, annotation=None):
         "provenance": annotation.provenance if annotation else "",
         "normalized": False,
     }
+
+
+if __name__ == "__main__":
+    from .download import main  # as `vqafusion-data`
+
+    main()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from commands import ROOT
 from test_processing_vqafusion import encoded
 from toy_data import draw, write_vqa_v2
 
+from vqafusion.command_line import locked
 from vqafusion.data_prep import DataError, download, load_split
 
 QUESTIONS, ANNOTATIONS, IMAGES = download.SPLITS["val2014"]
@@ -46,6 +48,8 @@ class Server:
                     return
                 if fault == "flipped":
                     data = data[:100] + bytes([data[100] ^ 1]) + data[101:]
+                if fault == "of train2014":
+                    data = data.replace(b"val2014_questions.json", b"trn2014_questions.json")
                 if fault == "wrong":
                     data = b"x" * len(data)
                 start = 0
@@ -74,7 +78,8 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 8)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 8)  # and undone afterwards
+    monkeypatch.setattr(download, "CHUNK", 8)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     made = write_vqa_v2(tmp_path / "made", split="val2014")
@@ -148,6 +153,40 @@ def test_an_interrupted_call_goes_on_where_it_was(server, tmp_path):
     assert load_split("vqa_v2", "val2014", folder)[0]["image"].size == (48, 40)
 
 
+def test_a_large_file_comes_through_short_connections(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10 << 20)  # the library's own; undone
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    (tmp_path / "noise").write_bytes(random.Random(0).randbytes(2 << 20))
+    served = Server({IMAGES: zipped({"noise": None}, tmp_path)})
+    served.faults = {IMAGES: ["cut"] * 3}
+    download.fetch(f"{served.address}/{IMAGES}", tmp_path / IMAGES, len(served.files[IMAGES]))
+    served.server.shutdown()
+    assert len(served.ranges) == 3 and (tmp_path / IMAGES).read_bytes() == served.files[IMAGES]
+
+
+def test_what_is_there_is_looked_into(server, tmp_path, capsys):
+    folder = tmp_path / "data"
+    (folder / "val2014").mkdir(parents=True)
+    (folder / QUESTIONS).write_bytes(server.files[QUESTIONS][:1000])
+    fetch(server, folder)
+    assert len(load_split("vqa_v2", "val2014", folder)) == 6
+    for name in (QUESTIONS, ANNOTATIONS):  # as one who unpacks them and throws the zips away
+        with zipfile.ZipFile(folder / name) as archive:
+            archive.extractall(folder)
+        (folder / name).unlink()
+    sent = server.sent
+    fetch(server, folder)
+    assert server.sent == sent and len(load_split("vqa_v2", "val2014", folder)) == 6
+
+
+def test_one_call_at_a_time_writes_to_a_folder(server, tmp_path, capsys):
+    with locked(tmp_path, "leave it"), pytest.raises(SystemExit) as stop:
+        fetch(server, tmp_path)
+    assert stop.value.code == 2 and "another run is writing to" in capsys.readouterr().err
+    assert not (tmp_path / QUESTIONS).exists()
+
+
 def test_a_failing_server_is_tried_again(server, tmp_path):
     server.faults = {QUESTIONS: [500, 429]}
     fetch(server, tmp_path / "data")
@@ -160,9 +199,10 @@ def test_a_failing_server_is_tried_again(server, tmp_path):
         ({QUESTIONS: [500] * 9}, "answered 500", [f"{QUESTIONS}.part"]),
         ({QUESTIONS: ["absent"]}, "answered 404", []),
         ({QUESTIONS: [404] * 9}, "answered 404", [f"{QUESTIONS}.part"]),
-        ({QUESTIONS: ["wrong"]}, "not a whole zip", []),
-        ({IMAGES: ["wrong"]}, "not a whole zip", [ANNOTATIONS, QUESTIONS]),
-        ({QUESTIONS: ["flipped"]}, "not a whole zip", []),
+        ({QUESTIONS: ["wrong"]}, "not that file", []),
+        ({QUESTIONS: ["of train2014"]}, "does not hold v2_OpenEnded_mscoco_val2014_questions.json", []),
+        ({IMAGES: ["wrong"]}, "not that file", [ANNOTATIONS, QUESTIONS]),
+        ({QUESTIONS: ["flipped"]}, "not that file", []),
     ],
 )
 def test_faults_are_told_in_a_line_and_nothing_looks_whole(server, tmp_path, capsys, faults, words, left):
@@ -224,8 +264,9 @@ def test_room_is_asked_for_what_is_still_to_come(tmp_path, monkeypatch):
         check(710 + 399 - 210)
 
 
-def test_the_module_is_a_command(server, tmp_path):
-    command = [sys.executable, "-m", "vqafusion.data_prep.download", tmp_path, "--splits", "val2014", "--dry_run"]
+@pytest.mark.parametrize("module", ["download", "vqa_v2"])
+def test_the_module_is_a_command(server, tmp_path, module):
+    command = [sys.executable, "-m", f"vqafusion.data_prep.{module}", tmp_path, "--splits", "val2014", "--dry_run"]
     command += ["--vqa_url", server.address, "--coco_url", server.address]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and "in all" in result.stdout, json.dumps(result.stderr)

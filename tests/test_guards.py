@@ -235,8 +235,8 @@ def test_logs_tell_rates_by_part_and_speed(make):
 
 def test_one_run_in_a_folder(tmp_path):
     (tmp_path / SAVING).mkdir()
-    (tmp_path / ".a.elsewhere.7.json").touch()
-    os.utime(tmp_path / ".a.elsewhere.7.json", (1, 1))
+    (tmp_path / ".a.writing.elsewhere.7.json").touch()
+    os.utime(tmp_path / ".a.writing.elsewhere.7.json", (1, 1))
     with only_run_in(tmp_path):
         assert not (tmp_path / SAVING).exists()  # left by a run that was killed
         with pytest.raises(ValueError, match="another run is writing"), only_run_in(tmp_path):
@@ -252,7 +252,8 @@ def test_only_files_of_ended_processes_are_orphans(tmp_path, monkeypatch, host):
     gone.wait()
     monkeypatch.setattr(socket, "gethostname", lambda: host)
     orphan, elsewhere, other = (
-        tmp_path / name for name in (f".a.{host}.{gone.pid}.json", ".a.elsewhere.7.json", ".gitignore")
+        tmp_path / name
+        for name in (f".a.writing.{host}.{gone.pid}.json", ".a.writing.elsewhere.7.json", ".bashrc.bak.20240101")
     )
     for file in (orphan, elsewhere, other):
         file.touch()
@@ -260,9 +261,10 @@ def test_only_files_of_ended_processes_are_orphans(tmp_path, monkeypatch, host):
         mine.touch()
         remove_orphans(tmp_path)
         assert mine.exists() and elsewhere.exists() and other.exists() and not orphan.exists()
-    os.utime(elsewhere, (1, 1))
+    for file in (elsewhere, other):
+        os.utime(file, (1, 1))
     remove_orphans(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".gitignore", "b.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".bashrc.bak.20240101", "b.json"]
 
     def of_another_user(process, number):
         raise PermissionError
