@@ -247,7 +247,7 @@ def build(answerer, report=None):
         gradio.on([field.change, talk.clear], None, None, [best, picture, talk], js=nothing)
         talk.clear(lambda: None, None, seen, api_visibility="private", show_progress="hidden", queue=False)
         page.load(None, question, question, js="linked")  # by the browser, too, so that nothing typed is lost
-    page.queue(max_size=WAITING, default_concurrency_limit=1)
+    page.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)  # no way past it
     # Gradio tells all who wait their place; one who has left meanwhile made it answer the next visitor with 500.
     page._queue.pending_messages_per_session = _sessions(page._queue.pending_messages_per_session)
     return page

@@ -1,5 +1,7 @@
 """Configuration of VQAFusion: two encoder configurations, the sizes of the fusion, the answers."""
 
+from os.path import isabs, isdir
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, DistilBertConfig
 from transformers.configuration_utils import PreTrainedConfig
@@ -130,7 +132,9 @@ def _encoder_config(config, default_class):
     if isinstance(config, dict):
         if "model_type" not in config:
             raise ValueError("a nested encoder configuration needs a 'model_type', e.g. 'clip_vision_model'")
-        return AutoConfig.for_model(**config)
+        config = AutoConfig.for_model(**config)
+    if isabs(config.name_or_path) or isdir(config.name_or_path):  # somebody's folder; a name on the Hub stays
+        config.name_or_path = ""
     return config
 
 

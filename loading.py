@@ -40,19 +40,20 @@ def load_model(name):
     name = name if Path(name).is_dir() else _fetched(name)
     if not (Path(name) / "config.json").exists():
         raise ValueError(f"{name} holds no model: there is no config.json in it")
+    own_code = {"trust_remote_code": False}  # left out, transformers asks on the terminal whether to run the folder's
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, **own_code)
     except StrictDataclassError as error:
         raise ValueError(f"config.json in {name} is wrong: {error}") from None
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
     if not any((Path(name) / file).exists() for file in VOCABULARIES):  # transformers may go on without any word
         raise ValueError(f"{VOCABULARIES[0]} is missing in {name}: copy the folder again")
-    processor = VqaFusionProcessor.from_pretrained(name)
+    processor = VqaFusionProcessor.from_pretrained(name, **own_code)
     if (Path(name) / FUSION).exists():
         return processor, OnnxVqaFusion(config, name).eval()
     try:
-        return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name).eval()
+        return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name, **own_code).eval()
     except SafetensorError as error:
         raise ValueError(f"the weights in {name} are damaged ({error}): copy the folder again") from None
 

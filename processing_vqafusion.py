@@ -6,7 +6,9 @@ import contextlib
 import io
 import os
 import struct
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -19,6 +21,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+FETCH_SECONDS = 30
 MAX_PIXELS = 100_000_000  # a photo of 100 megapixels is real, 30,000 x 30,000 is a decompression bomb
 
 
@@ -112,7 +115,8 @@ def load_image(source):
         FileNotFoundError: no such file.
     """
     if isinstance(source, dict):
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+        # A data set's path is a file, never an address: whoever made the data does not say what is fetched.
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path") and Path(source["path"])
     name = str(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__} given as image"
     name = name if len(name) <= 200 else name[:60] + "…"
     try:
@@ -172,8 +176,13 @@ def _fetch(address):
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(address, headers={"User-Agent": "vqafusion"}), timeout=30) as response:
-            return response.read(MAX_PIXELS)
+        end, content = time.monotonic() + FETCH_SECONDS, bytearray()
+        with urlopen(Request(address, headers={"User-Agent": "vqafusion"}), timeout=FETCH_SECONDS) as response:
+            while len(content) < MAX_PIXELS and (part := response.read1(1 << 16)):
+                content += part
+                if time.monotonic() > end:  # `timeout` is for each part
+                    raise ValueError(f"it took more than {FETCH_SECONDS} seconds")
+        return bytes(content)
     except (URLError, HTTPException, ValueError) as error:
         raise OSError(f"could not be fetched: {error}") from None
 

@@ -20,7 +20,7 @@ from .failures import CATEGORIES, FAILED_BELOW
 from .heat_maps import DEFAULT
 from .plots import plots
 from .records import confidences
-from .summary import notes
+from .summary import notes, plain_text
 
 FAILURES_SHOWN = 2000  # in the gallery, drawn at random; failures.jsonl has all
 RIGHT_SHOWN = 100
@@ -100,7 +100,7 @@ def judged(row, wrong):
 def markdown(title, metrics, wrong):
     """The report in Markdown: tables only; `wrong` is the number of failures."""
     said = " ".join([f"Official VQA accuracy in percent, {metrics['questions']:,} questions.", *notes(metrics)])
-    lines = [f"# {title}", "", said, "", *_markdown_table(table(metrics))]
+    lines = [f"# {plain_text(title)}", "", said, "", *_markdown_table(table(metrics))]
     if "calibration" in metrics:
         error, abstention = metrics["calibration"]["expected_calibration_error"], metrics["abstention"]
         lines += ["", "## Confidence", "", f"- Expected calibration error: {error:.2f} %"]
@@ -137,7 +137,7 @@ def heat_map_table(heat_maps):
 
 
 def _markdown_table(rows):
-    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    lines = [f"| {' | '.join(map(plain_text, row))} |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 

@@ -1,5 +1,7 @@
 """The figures of a run: official accuracy with intervals, calibration, abstention."""
 
+import html
+
 import numpy as np
 
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
@@ -43,6 +45,11 @@ def summarize(records):
         metrics["calibration"] = calibration(confidence, accuracy / 100, images)
         metrics["abstention"] = abstention(confidence, accuracy / 100, images)
     return {**metrics, "questions": len(records)}
+
+
+def plain_text(text):
+    """A text (`str`) of a stranger's data as one that Markdown, even in a table, takes for nothing else."""
+    return " ".join(html.escape(text, quote=False).replace("|", "/").split())
 
 
 def notes(metrics):

@@ -32,6 +32,7 @@ class DataError(ValueError):
 
 
 PARTS = 100  # of a split, from each of which a quick try takes some questions
+NAMED = 10  # missing images, at most
 DATASETS = ("easy_vqa", "vqa_v2", "own", "hub")
 
 
@@ -108,7 +109,8 @@ def drop_missing_images(rows, missing, where, skip):
         return rows
     keep = [index for index, image_id in enumerate(rows["image_id"][:]) if image_id not in missing]
     left_out = len(rows) - len(keep)
-    said = f"{where}: {len(missing)} images are missing, such as {min(missing)}"
+    named = ", ".join(sorted(missing)[:NAMED]) + (", …" if len(missing) > NAMED else "")
+    said = f"{where}: {len(missing)} images are missing: {named}"
     if not skip or not keep:
         raise DataError(f"{said}; --skip_missing_images goes on without their {left_out} questions")
     print(f"{said}; going on without their {left_out} questions")

@@ -37,7 +37,8 @@ def build_vocabulary(answers, size):
 def read_vocabulary(file):
     """
     Args:
-        file (`str`): a JSON list of answers, such as the 3,129 that published VQA v2 models share.
+        file (`str`): a JSON list of answers, such as the 3,129 that published VQA v2 models share, or an object that
+            has each answer's number, as they are also published.
 
     Returns:
         `list[str]`, normalised, each once, in the file's order.
@@ -49,8 +50,10 @@ def read_vocabulary(file):
         answers = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
+    if isinstance(answers, dict) and all(isinstance(number, int) for number in answers.values()):
+        answers = sorted(answers, key=answers.get)
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"{file} must be a JSON list of answers")
+        raise ValueError(f"{file} must be a JSON list of answers, or an object of their numbers")
     return list(dict.fromkeys(answer_text(answer) for answer in answers))
 
 

@@ -3,7 +3,7 @@
 from huggingface_hub import EvalResult, ModelCardData
 from PIL import Image, ImageDraw
 
-from ..analysis.summary import notes
+from ..analysis.summary import notes, plain_text
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
 
 EXAMPLE_QUESTION = "what color is the circle?"
@@ -143,7 +143,10 @@ def _results(results):
     baselines = {name: results.get(name) or metrics.get("compared", {}).get(name) for name in ("blind", "prior")}
     rows = {"this model": metrics, "blind: the same without the image": baselines["blind"]}
     rows["most frequent answer of the question type"] = baselines["prior"]
-    lines = [f"| | overall | 95 % interval | {' | '.join(types)} | top-{TOP_K} |", "|" + "---|" * (len(types) + 4)]
+    lines = [
+        f"| | overall | 95 % interval | {' | '.join(map(plain_text, types))} | top-{TOP_K} |",
+        "|" + "---|" * (len(types) + 4),
+    ]
     for name, row in rows.items():
         if row:
             interval = row.get("intervals", {}).get("overall")

@@ -47,7 +47,7 @@ def test_missing_images_are_left_out_on_request(own, capsys):
     with (own / "train.jsonl").open("a") as opened:
         opened.write('\n{"image": "c.png", "question": "q", "answer": "a"}')
     assert load_split("own", "train.jsonl", own, skip_missing_images=True)["image_id"][:] == ["a.png"] * 2
-    assert "2 images are missing, such as b.png" in capsys.readouterr().out
+    assert "2 images are missing: b.png" in capsys.readouterr().out
 
 
 def test_answers_of_six_people_or_more_are_not_repeated(tmp_path):

@@ -1,12 +1,14 @@
 """Images of every kind, broken ones, and the part of the picture that the model sees."""
 
 import base64
+import contextlib
 import copy
 import functools
 import http.server
 import io
 import struct
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -89,6 +91,26 @@ def test_sources(tmp_path):
     for wrong in (f"{address}/absent.png", f"{address}/my photo.png", "http://127.0.0.1:port/a.png"):
         with pytest.raises(ValueError, match="fetched"):
             load_image(wrong)
+    with pytest.raises(FileNotFoundError):  # it is there, but a data set does not say what is fetched
+        load_image({"bytes": None, "path": f"{address}/image.png"})
+    server.shutdown()
+
+
+def test_a_server_that_never_ends_is_left(monkeypatch):
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+
+    monkeypatch.setattr("vqafusion.processing_vqafusion.FETCH_SECONDS", 0.5)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(ValueError, match="more than 0.5 seconds"):
+        load_image(f"http://127.0.0.1:{server.server_port}/image.png")
     server.shutdown()
 
 

@@ -176,6 +176,8 @@ def test_a_card_says_what_is_known_and_what_is_not():
     assert found == {"overall": 40, "other": 30, "top-5": 80}
     card = model_card(REPO, tiny_config(), None, {})
     assert "not calibrated probabilities" in card and "blind" not in card and "None were given" in card
+    bad = model_card(REPO, tiny_config(), None, {"metrics": scores | {"per_answer_type": {"a|<b>\nc": 1.0}}})
+    assert "| a/&lt;b&gt; c |" in bad
     assert "No blind" not in model_card(REPO, tiny_config(), None, {"metrics": scores, "blind": scores})
 
 
@@ -222,9 +224,18 @@ def test_a_model_whose_answers_are_no_numbers_is_not_pushed(saved, monkeypatch):
         push_model(saved, REPO)
 
 
-def test_code_that_comes_with_a_model_is_not_run(saved):
+def test_code_that_comes_with_a_model_is_not_run(saved, monkeypatch):
     assert [file.write_text("raise SystemExit('it was')\n") for file in saved.glob("*.py")]
     load_model(str(saved))
+    settings = saved / "tokenizer_config.json"
+    usual = settings.read_text()
+    names = {"auto_map": {"AutoTokenizer": ["strange.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}
+    settings.write_text(json.dumps(json.loads(usual) | names))
+    (saved / "strange.py").write_text("raise SystemExit('it was')\n")
+    monkeypatch.setattr("builtins.input", lambda *said: "y")  # nobody is asked
+    with pytest.raises(ValueError, match="contains custom code"):
+        load_model(str(saved))
+    settings.write_text(usual)
     (saved / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="is a 'bert' model, not a VQAFusion model"):
         load_model(str(saved))

@@ -42,6 +42,7 @@ def test_names_in_the_data_run_nothing_in_the_report(tmp_path):
     metrics = summarize(records) | {"compared": {}, "failures": []}
     write_report(tmp_path, "<script>boo", metrics, records, rows)
     page = (tmp_path / "report.html").read_text()
+    assert "<script>boo" not in (tmp_path / "report.md").read_text()
     assert "<script>boo" not in page and page.count("&lt;script&gt;boo") > 1
 
 
