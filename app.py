@@ -380,6 +380,8 @@ def main(argv=None):
     if args.report and not report:
         arguments().error(f"--report: no file {args.report}")
     check_address(args.host, args.port)
+    if report:
+        print(f"second tab: {report}", flush=True)  # whoever may open the page sees the pictures in it
     try:
         pipe = load_pipeline(args.model, space.get("trust_remote_code", False))
         page = build(Answerer(pipe, args.abstain_below), report)
