@@ -97,8 +97,9 @@ class VqaFusionConfig(PreTrainedConfig):
         for name in ("num_fusion_layers", "image_pool_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.color_levels is not None and (self.color_levels < 2 or not (self.image_mean and self.image_std)):
-            raise ValueError(f"color_levels ({self.color_levels}) must be at least 2, with image_mean and image_std")
+        levels = self.color_levels
+        if levels is not None and not (2 <= levels <= 16 and self.image_mean and self.image_std):
+            raise ValueError(f"color_levels ({levels}) must be from 2 to 16, with image_mean and image_std")
         if self.answer_loss not in ("bce", "ce"):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {self.answer_loss!r}")
         if self.alignment_weight < 0:

@@ -104,7 +104,9 @@ def markdown(title, metrics, wrong):
     if "calibration" in metrics:
         error, abstention = metrics["calibration"]["expected_calibration_error"], metrics["abstention"]
         lines += ["", "## Confidence", "", f"- Expected calibration error: {error:.2f} %"]
-        lines += [f"- Answered at a risk of {r} %: {c:.2f} %" for r, c in abstention["coverage_at_risk"].items()]
+        for risk, coverage in abstention["coverage_at_risk"].items():
+            answered = round(coverage * metrics["questions"] / 100)
+            lines.append(f"- Answered at a risk of {risk} %: {coverage:.2f} % ({answered:,} questions)")
         if "effective_reliability" in abstention:
             row = abstention["effective_reliability"]
             below = "always" if row["threshold"] is None else f"below {row['threshold']:.2f}"

@@ -20,6 +20,7 @@ from vqafusion import VqaFusionConfig
         {"answer_temperature": 0},
         {"color_levels": 4},
         {**COLORS, "color_levels": 1},
+        {**COLORS, "color_levels": 99},
         {"vision_config": {"width": 1}},
     ],
 )
