@@ -168,11 +168,13 @@ def build(answerer, report=None):
     """
     import gradio
 
-    def ask(image, question, name, strength, seen):
+    def ask(image, question, name, strength, talked, seen):
         end = time.monotonic() + MAX_SECONDS
         question = checked_question(question)
         if not image or not seen or image != seen["file"]:  # gradio names a file by its content
             seen = {**answerer.look(opened_picture(image, answerer.code.load_image)), "file": image}
+        if not talked:  # the browser has cleared it
+            seen = {**seen, "asked": []}
         check_time(end)
         answers = answerer.answer(question, seen)
         check_time(end)
@@ -182,7 +184,7 @@ def build(answerer, report=None):
             for pair in reversed(seen["asked"])
             for role, text in zip(("user", "assistant"), pair)
         ]
-        drawn = redraw(image, name, strength, seen)
+        drawn = redraw(name, strength, talked, seen)
         check_time(end)
         return bars(answers), drawn, talked, seen
 
@@ -191,8 +193,8 @@ def build(answerer, report=None):
         question = checked_question(question)
         return answerer.answer(question, answerer.look(opened_picture(image, answerer.code.load_image)))
 
-    def redraw(image, name, strength, seen):
-        if not seen or image != seen["file"] or not seen["asked"] or not answerer.maps:
+    def redraw(name, strength, talked, seen):
+        if not talked or not seen or not answerer.maps:
             return None
         return answerer.overlay(seen["asked"][-1][0], seen, name, strength)
 
@@ -231,7 +233,7 @@ def build(answerer, report=None):
                     frame = gradio.HTML()
                 tab.select(lambda: _framed(report), None, frame, api_visibility="private")
         asked = gradio.on(
-            [button.click, question.submit], ask, [field, question, name, strength, seen],
+            [button.click, question.submit], ask, [field, question, name, strength, talk, seen],
             [best, picture, talk, seen], api_name="ask", api_visibility="undocumented",
         )  # fmt: skip
         unseen, answers = gradio.Button(visible=False), gradio.JSON(visible=False)
@@ -239,13 +241,12 @@ def build(answerer, report=None):
         chosen.click(lambda row: row, chosen, [field, question], api_visibility="private", show_progress="hidden")
         asked.success(None, question, None, js="answered")
         gradio.on(
-            [name.input, strength.change], redraw, [field, name, strength, seen], picture, api_visibility="private",
+            [name.input, strength.change], redraw, [name, strength, talk, seen], picture, api_visibility="private",
             show_progress="hidden", trigger_mode="always_last",
         )  # fmt: skip
         # By the browser: on a slow line, the server's word could come after the first answer about the new picture.
         nothing = f"() => [{json.dumps(bars([]))}, null, []]"
         gradio.on([field.change, talk.clear], None, None, [best, picture, talk], js=nothing)
-        talk.clear(lambda: None, None, seen, api_visibility="private", show_progress="hidden", queue=False)
         page.load(None, question, question, js="linked")  # by the browser, too, so that nothing typed is lost
     page.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)  # no way past it
     # Gradio tells all who wait their place; one who has left meanwhile made it answer the next visitor with 500.

@@ -87,7 +87,8 @@ class ModelArguments:
         default=None, metadata={"help": "average the patch grid to N x N, if it is larger"}
     )
     color_levels: int | None = field(
-        default=None, metadata={"help": "give each patch a histogram of its colours, so many levels of R, G and B each"}
+        default=None,
+        metadata={"help": "give each patch a histogram of its colours, of 2 to 16 levels of R, G and B"},
     )
     freeze_vision: bool = field(
         default=True, metadata={"help": "whether the vision encoder stays as it is, or is trained too"}

@@ -33,9 +33,9 @@ class VqaFusionConfig(PreTrainedConfig):
         layer_norm_eps (`float`): epsilon of every layer norm written here.
         image_pool_size (`int`, *optional*):
             Average a larger patch grid down to `image_pool_size` x `image_pool_size`, before states are stored.
-        color_levels (`int`, *optional*): give each patch a histogram of its colours, of so many levels of red, green
-            and blue each, beside the encoder's states; for encoders that were trained to tell things apart whatever
-            their colour is, such as classifiers of ImageNet.
+        color_levels (`int`, *optional*): give each patch a histogram of its colours, of 2 to 16 levels of red, green
+            and blue each (of which each patch gets the cube), beside the encoder's states; for encoders that were
+            trained to tell things apart whatever their colour is, such as classifiers of ImageNet.
         image_mean, image_std (`list[float]`, *optional*): what the image processor normalises red, green and blue by;
             needed with `color_levels`.
         freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training.
@@ -134,7 +134,8 @@ def _encoder_config(config, default_class):
         if "model_type" not in config:
             raise ValueError("a nested encoder configuration needs a 'model_type', e.g. 'clip_vision_model'")
         config = AutoConfig.for_model(**config)
-    if isabs(config.name_or_path) or isdir(config.name_or_path):  # somebody's folder; a name on the Hub stays
+    name = config.name_or_path or ""
+    if isabs(name) or isdir(name):  # somebody's folder; a name on the Hub stays
         config.name_or_path = ""
     return config
 

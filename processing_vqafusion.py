@@ -114,10 +114,12 @@ def load_image(source):
         ValueError: not an image, damaged, or more than `MAX_PIXELS` pixels; the message names the source.
         FileNotFoundError: no such file.
     """
+    given = source
     if isinstance(source, dict):
+        given = source["bytes"] if source.get("bytes") is not None else source.get("path")
         # A data set's path is a file, never an address: whoever made the data does not say what is fetched.
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path") and Path(source["path"])
-    name = str(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__} given as image"
+        source = Path(given) if isinstance(given, str) else given
+    name = str(given) if isinstance(given, (str, os.PathLike)) else f"the {type(given).__name__} given as image"
     name = name if len(name) <= 200 else name[:60] + "…"
     try:
         with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """The figures of a run: official accuracy with intervals, calibration, abstention."""
 
 import html
+import re
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def summarize(records):
 
 def plain_text(text):
     """A text (`str`) of a stranger's data as one that Markdown, even in a table, takes for nothing else."""
-    return " ".join(html.escape(text, quote=False).replace("|", "/").split())
+    text = re.sub(r"([\\`*_\[\]])", r"\\\1", html.escape(text, quote=False).replace("|", "/"))
+    return " ".join(text.split())
 
 
 def notes(metrics):

@@ -73,6 +73,8 @@ def main(argv=None):
     with locked(folder, "choose another"):
         _check_space(folder, sizes, args.keep_zips)
         for name, address in files:
+            if _is_there(folder, name):  # by another call, since it was asked above
+                continue
             fetch(address, folder / name, sizes[name])
             if _is_images(name):
                 unpack(folder / name)
@@ -125,9 +127,14 @@ def unpack(file):
         file (`Path`): such as `train2014.zip`, which holds `train2014/*.jpg`.
 
     Raises:
-        DataError: a picture in it is damaged, or it holds none.
+        DataError: a picture in it is damaged, or it holds none; the folder is there and holds other things.
     """
     folder, part = file.with_suffix(""), _unpacked(file)
+    try:
+        if folder.is_dir():
+            folder.rmdir()
+    except OSError:
+        raise DataError(f"{folder} holds other things than images of COCO: remove it, and run this again") from None
     try:
         with zipfile.ZipFile(file) as archive:
             members = [m for m in archive.infolist() if m.filename.startswith(f"{file.stem}/") and not m.is_dir()]
@@ -159,7 +166,7 @@ def _content(name):
 def _is_there(folder, name):
     if _is_images(name):
         images = folder / Path(name).stem
-        return images.is_dir() and any(images.iterdir())
+        return any(images.glob("COCO_*"))  # that none is missing, `load_split` finds out
     return (folder / _content(name)).is_file() or (folder / name).is_file() and not _broken(folder / name, name)
 
 
@@ -177,7 +184,8 @@ def _check_space(folder, sizes, keep_zips):
     """Images stand twice until their zip is removed, which is done before the next one is fetched."""
     images = [size for name, size in sizes.items() if _is_images(name)]
     needed = sum(sizes.values()) + (sum(images) if keep_zips else max(images, default=0))
-    present = [folder / part for name in sizes for part in (name, f"{name}.part")]
+    present = [folder / f"{name}.part" for name in sizes]
+    present += [folder / name for name in sizes if (folder / name).is_file() and not _broken(folder / name, name)]
     present += [file for name in sizes if _is_images(name) for file in _unpacked(folder / name).rglob("*")]
     needed -= sum(file.stat().st_size for file in present if file.is_file())
     free = shutil.disk_usage(folder).free

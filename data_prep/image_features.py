@@ -71,10 +71,14 @@ def pixel_values(sources, image_processor, **options):
     Raises:
         DataError: an image that cannot be read, named.
     """
-    try:
-        images = [load_image(source) for source in sources]
-    except (ValueError, FileNotFoundError) as error:
-        raise DataError(str(error)) from None
+    images = []
+    for source in sources:
+        try:
+            images.append(load_image(source))
+        except (ValueError, FileNotFoundError) as error:
+            in_a_file = isinstance(source, dict) and not source.get("bytes")
+            way_on = "; remove that file, and --skip_missing_images True goes on without it" if in_a_file else ""
+            raise DataError(f"{error}{way_on}") from None
     return image_processor(images=images, return_tensors="pt", **options)["pixel_values"]
 
 
@@ -205,7 +209,7 @@ def _is_whole(file, images):
     """Whether the states of these images are there, and not cut, as by a copy that was interrupted."""
     try:
         return len(np.load(file, mmap_mode="r")) == len(images)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 

@@ -16,8 +16,7 @@ from commands import ROOT
 from conftest import free_port, serving
 from gradio_client import Client, handle_file
 from PIL import Image
-from test_processing_vqafusion import encoded, huge_header
-from toy_data import draw
+from toy_data import draw, encoded, huge_header
 from toy_model import ANSWERS
 
 from vqafusion import app
@@ -45,12 +44,12 @@ def test_a_picture_is_encoded_once_and_kept_when_its_file_is_gone(answerer, tmp_
     encode = inner.encode_image
     monkeypatch.setattr(inner, "encode_image", lambda pixels: done.append(len(pixels)) or encode(pixels))
     ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "ask").fn
-    seen = None
+    seen, talk = None, []
     for name, looks, asked in (("a", 1, 1), ("a", 1, 2), ("b", 2, 1), ("c", 3, 1)):
         file = tmp_path / f"{name}.png"
         if asked == 1:
             draw("red" if name == "a" else "blue").save(file)
-        *_, talk, seen = ask(str(file), ASK, answerer.maps[0], 0.5, seen)
+        *_, talk, seen = ask(str(file), ASK, answerer.maps[0], 0.5, talk if asked > 1 else [], seen)
         file.unlink(missing_ok=True)
         assert sum(done) == looks and len(talk) == 2 * asked
 
@@ -67,7 +66,7 @@ def test_what_takes_too_long_ends_in_plain_words(answerer, tmp_path, monkeypatch
     monkeypatch.setattr(app, "MAX_SECONDS", -1)
     ask = next(fn for fn in app.build(answerer).fns.values() if fn.api_name == "ask").fn
     with pytest.raises(gradio.Error, match="took too long"):
-        ask(str(tmp_path / "a.png"), ASK, answerer.maps[0], 0.5, None)
+        ask(str(tmp_path / "a.png"), ASK, answerer.maps[0], 0.5, [], None)
 
 
 def test_every_heat_map_has_the_pictures_size_and_follows_the_opacity(answerer):

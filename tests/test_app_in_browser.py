@@ -8,6 +8,8 @@ from toy_model import ANSWERS
 
 playwright = pytest.importorskip("playwright.sync_api")
 ASK = "is it red?"
+PATIENCE = 60_000  # milliseconds; what is asked for comes sooner, but not beside many other tests
+playwright.expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
@@ -15,6 +17,7 @@ def visiting(browser, address):
     """The page as a new visitor sees it, who is told of no error."""
     said = []
     page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(PATIENCE)
     page.on("console", lambda message: message.type == "error" and said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(f"{address}?question=is+it+blue%3F")
@@ -34,7 +37,7 @@ def ask(page, question, times):
     """Type the question, press Enter, wait until so many answers stand in the list."""
     page.get_by_label("Question").fill(question)
     page.get_by_label("Question").press("Enter")
-    page.wait_for_function(f"document.querySelectorAll('.message.bot').length === {times}", timeout=30_000)
+    page.wait_for_function(f"document.querySelectorAll('.message.bot').length === {times}")
 
 
 def test_a_visitor_asks_about_a_picture(page, served):
@@ -81,10 +84,16 @@ def test_a_fault_covers_nothing_and_another_picture_begins_anew(page, served):
     page.get_by_label("Remove Image").click()
     playwright.expect(page.locator("#best")).to_have_text("…")
     assert heat_map.count() == page.locator(".message").count() == 0
+    page.set_input_files("input[type=file]", served[0] / "image.png")  # the same again, and still anew
+    page.wait_for_selector("#picture img")
+    opacity.press("ArrowLeft")
+    ask(page, ASK, 1)
+    assert page.locator(".message.user").count() == 1
 
 
 def test_a_slow_line_loses_nothing(browser, served):
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     line = page.context.new_cdp_session(page)
     line.send("Network.enable")
     slow = {"offline": False, "latency": 700, "downloadThroughput": -1, "uploadThroughput": -1}

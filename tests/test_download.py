@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from commands import ROOT
-from test_processing_vqafusion import encoded
-from toy_data import draw, write_vqa_v2
+from toy_data import draw, encoded, write_vqa_v2
 
 from vqafusion.command_line import locked
 from vqafusion.data_prep import DataError, download, load_split
@@ -169,6 +168,11 @@ def test_what_is_there_is_looked_into(server, tmp_path, capsys):
     folder = tmp_path / "data"
     (folder / "val2014").mkdir(parents=True)
     (folder / QUESTIONS).write_bytes(server.files[QUESTIONS][:1000])
+    (folder / "val2014" / "a.txt").touch()
+    with pytest.raises(SystemExit):
+        fetch(server, folder)
+    assert "holds other things" in capsys.readouterr().err
+    (folder / "val2014" / "a.txt").unlink()
     fetch(server, folder)
     assert len(load_split("vqa_v2", "val2014", folder)) == 6
     for name in (QUESTIONS, ANNOTATIONS):  # as one who unpacks them and throws the zips away

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from commands import Printed, evaluate, in_process, refused, run
-from test_records import rows_of
-from toy_data import SPLIT, annotations_file, write_vqa_v2
+from toy_data import SPLIT, annotations_file, rows_of, write_vqa_v2
 from toy_runs import evaluate_in, metrics_of
 
 from vqafusion import eval as evaluation

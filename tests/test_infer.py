@@ -10,8 +10,7 @@ import pytest
 import torch
 from commands import in_process, refused, run
 from PIL import Image
-from test_processing_vqafusion import encoded, huge_header
-from toy_data import SPLIT, draw
+from toy_data import SPLIT, draw, encoded, huge_header
 
 from vqafusion import eval as evaluation
 

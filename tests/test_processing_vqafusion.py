@@ -9,7 +9,6 @@ import io
 import struct
 import threading
 import time
-import zlib
 
 import numpy as np
 import pytest
@@ -17,17 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from toy_data import draw
+from toy_data import draw, encoded, huge_header
 from transformers import CLIPImageProcessorPil
 
 from vqafusion import VqaFusionProcessor
 from vqafusion.processing_vqafusion import load_image
-
-
-def encoded(image, kind="PNG"):
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "RGB"])
@@ -93,6 +86,8 @@ def test_sources(tmp_path):
             load_image(wrong)
     with pytest.raises(FileNotFoundError):  # it is there, but a data set does not say what is fetched
         load_image({"bytes": None, "path": f"{address}/image.png"})
+    with pytest.raises(ValueError):
+        load_image({"bytes": None, "path": 5})
     server.shutdown()
 
 
@@ -112,12 +107,6 @@ def test_a_server_that_never_ends_is_left(monkeypatch):
     with pytest.raises(ValueError, match="more than 0.5 seconds"):
         load_image(f"http://127.0.0.1:{server.server_port}/image.png")
     server.shutdown()
-
-
-def huge_header():
-    """A PNG that says 30,000 x 30,000 in a few bytes."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"  # a program

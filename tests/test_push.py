@@ -176,8 +176,8 @@ def test_a_card_says_what_is_known_and_what_is_not():
     assert found == {"overall": 40, "other": 30, "top-5": 80}
     card = model_card(REPO, tiny_config(), None, {})
     assert "not calibrated probabilities" in card and "blind" not in card and "None were given" in card
-    bad = model_card(REPO, tiny_config(), None, {"metrics": scores | {"per_answer_type": {"a|<b>\nc": 1.0}}})
-    assert "| a/&lt;b&gt; c |" in bad
+    bad = model_card(REPO, tiny_config(), None, {"metrics": scores | {"per_answer_type": {"a|<b>\n![c](d)": 1.0}}})
+    assert r"| a/&lt;b&gt; !\[c\](d) |" in bad
     assert "No blind" not in model_card(REPO, tiny_config(), None, {"metrics": scores, "blind": scores})
 
 

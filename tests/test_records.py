@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy_data import draw
+from toy_data import rows_of
 
 from vqafusion.analysis.calibration import expected_calibration_error, in_first_half
 from vqafusion.analysis.records import (
@@ -20,28 +19,9 @@ from vqafusion.analysis.records import (
 )
 from vqafusion.analysis.summary import abstaining, notes, summarize
 from vqafusion.command_line import write_json
-from vqafusion.data_prep import FEATURES
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
 
 WORDS = ["yes", "no", "2", "red", "a dog", "The Dog."]
-
-
-def rows_of(answers, per_image=2):
-    count = len(answers)
-    return Dataset.from_dict(
-        {
-            "image": [draw()] * count,
-            "image_id": [str(number // per_image) for number in range(count)],
-            "question_id": list(range(count)),
-            "question": [f"what is {number}?" for number in range(count)],
-            "answers": answers,
-            "question_type": ["what is", "is it"] * (count // 2) + ["what is"] * (count % 2),
-            "answer_type": ["other", "yes/no", "number", "other"] * (count // 4) + ["other"] * (count % 4),
-            "provenance": [""] * count,
-            "normalized": [False] * count,
-        },
-        features=FEATURES,
-    )
 
 
 def a_run(count=40, seed=0):

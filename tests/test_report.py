@@ -10,8 +10,7 @@ import pytest
 from datasets import Dataset
 from matplotlib.figure import Figure
 from PIL import Image
-from test_records import rows_of
-from toy_data import draw
+from toy_data import draw, rows_of
 from toy_model import QUESTIONS
 from toy_runs import STRANGE, metrics_of
 

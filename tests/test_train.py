@@ -42,20 +42,21 @@ def test_train_writes_a_model_with_its_answers(trained):
 
 
 def test_train_resumes(trained, tmp_path):
-    (checkpoint,) = (trained / "model").glob("checkpoint-*")
-    arguments = (trained / "recipe.yaml", "--output_dir", trained / "model", "--max_steps", 6)
+    model = shutil.copytree(trained / "model", tmp_path / "model")
+    (checkpoint,) = model.glob("checkpoint-*")
+    arguments = (trained / "recipe.yaml", "--output_dir", model, "--max_steps", 6)
     result = run("train.py", *arguments)
     refused(result.returncode, Printed(result), str(checkpoint), "--resume_from_checkpoint True")
     for way in ("True", "auto"):
         result = run("train.py", *arguments, "--resume_from_checkpoint", way)
         assert result.returncode == 0, result.stderr[-3000:]
-        state = json.loads((trained / "model" / "trainer_state.json").read_text())
+        state = json.loads((model / "trainer_state.json").read_text())
         assert state["global_step"] == 6 and state["log_history"][-1]["step"] == 6
-    (checkpoint,) = (trained / "model").glob("checkpoint-*")  # the best one; transformers deletes the last one then
+    (checkpoint,) = (model).glob("checkpoint-*")  # the best one; transformers deletes the last one then
     done = checkpoint.name.partition("-")[2]
     result = run("train.py", *arguments, "--max_steps", done, "--resume_from_checkpoint", "True")
     assert result.returncode == 0 and f"nothing was left to train: {checkpoint} is at step {done}" in result.stdout
-    assert json.loads((trained / "model" / "train_results.json").read_text())["train_loss"] > 0
+    assert json.loads((model / "train_results.json").read_text())["train_loss"] > 0
     for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size")):
         result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
         refused(result.returncode, Printed(result), str(checkpoint), said)
@@ -73,7 +74,7 @@ def test_train_resumes(trained, tmp_path):
     given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
     parsed = parse(list(map(str, given)), "", DataArguments, ModelArguments, VqaTrainingArguments)
     with pytest.raises(ValueError, match="is of a model with other answers"):
-        train.train(*parsed, tmp_path, None, teachers=[trained / "model"])
+        train.train(*parsed, tmp_path, None, teachers=[model])
 
 
 def test_a_second_run_is_refused_and_a_signal_saves(trained, tmp_path):

@@ -1,9 +1,15 @@
 """Pictures drawn here, and small files in the official layout of VQA v2."""
 
+import io
 import json
+import struct
+import zlib
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
+
+from vqafusion.data_prep import FEATURES
 
 SPLIT = "toy2014"
 
@@ -49,3 +55,33 @@ def annotations_file(official):
 
 def replace(file, old, new):
     file.write_text(file.read_text().replace(old, new))
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def huge_header():
+    """A PNG that says 30,000 x 30,000 in a few bytes."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def rows_of(answers, per_image=2):
+    count = len(answers)
+    return Dataset.from_dict(
+        {
+            "image": [draw()] * count,
+            "image_id": [str(number // per_image) for number in range(count)],
+            "question_id": list(range(count)),
+            "question": [f"what is {number}?" for number in range(count)],
+            "answers": answers,
+            "question_type": ["what is", "is it"] * (count // 2) + ["what is"] * (count % 2),
+            "answer_type": ["other", "yes/no", "number", "other"] * (count // 4) + ["other"] * (count % 4),
+            "provenance": [""] * count,
+            "normalized": [False] * count,
+        },
+        features=FEATURES,
+    )
