@@ -47,7 +47,7 @@ class Visitor:
     def ask(self, question, heat_map):
         """Seconds and `None`, or seconds and the words with which it was refused."""
         start = time.perf_counter()
-        data = [self.picture, question, heat_map, 0.5, None]
+        data = [self.picture, question, heat_map, 0.5, [], None]  # an empty conversation; the session keeps the rest
         body = {"data": data, "fn_index": self.function, "session_hash": self.session}
         answer = self.http.post("/gradio_api/queue/join", json=body)
         if answer.status_code != 200:
