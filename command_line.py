@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -151,6 +150,8 @@ def locked(folder, instead):
     Raises:
         ValueError: another process, or another run of this one, is at work in it.
     """
+    from filelock import FileLock, Timeout  # here, since most commands need none, and it takes longer than their --help
+
     file = folder / ".lock"
     lock = FileLock(file)
     try:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..command_line import locked, one_line_errors, writable_folder
 from ..sharing.retries import PASSING, status
 from . import DataError
+from .vqa_v2 import ANNOTATIONS, QUESTIONS
 
 # https://visualqa.org/download.html and https://cocodataset.org/#download
 VQA_URL = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
@@ -96,7 +97,7 @@ def fetch(address, file, size):
     Raises:
         DataError: the server does not give the file, or it is not a whole zip of that size, or holds something else.
     """
-    if file.exists() and not _broken(file, file.name):
+    if _is_whole(file):
         return
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     part = file.with_name(file.name + ".part")
@@ -159,15 +160,14 @@ def _is_images(name):
 def _content(name):
     """The file that a zip of questions or annotations must hold."""
     split = next(split for split, names in SPLITS.items() if name in names)
-    kind = f"mscoco_{split}_annotations" if "Annotations" in name else f"OpenEnded_mscoco_{split}_questions"
-    return f"v2_{kind}.json"
+    return (ANNOTATIONS if "Annotations" in name else QUESTIONS).format(split=split)
 
 
 def _is_there(folder, name):
     if _is_images(name):
         images = folder / Path(name).stem
         return any(images.glob("COCO_*"))  # that none is missing, `load_split` finds out
-    return (folder / _content(name)).is_file() or (folder / name).is_file() and not _broken(folder / name, name)
+    return (folder / _content(name)).is_file() or _is_whole(folder / name)
 
 
 def _size(address):
@@ -185,7 +185,7 @@ def _check_space(folder, sizes, keep_zips):
     images = [size for name, size in sizes.items() if _is_images(name)]
     needed = sum(sizes.values()) + (sum(images) if keep_zips else max(images, default=0))
     present = [folder / f"{name}.part" for name in sizes]
-    present += [folder / name for name in sizes if (folder / name).is_file() and not _broken(folder / name, name)]
+    present += [folder / name for name in sizes if _is_whole(folder / name)]
     present += [file for name in sizes if _is_images(name) for file in _unpacked(folder / name).rglob("*")]
     needed -= sum(file.stat().st_size for file in present if file.is_file())
     free = shutil.disk_usage(folder).free
@@ -196,6 +196,11 @@ def _check_space(folder, sizes, keep_zips):
 def _unpacked(file):
     """Where the images are until all are unpacked."""
     return file.with_name(f".{file.stem}.part")
+
+
+def _is_whole(file):
+    """Whether the zip is there, as far as can be told without reading all of it."""
+    return file.is_file() and not _broken(file, file.name)
 
 
 def _broken(file, name, thorough=False):

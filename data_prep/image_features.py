@@ -238,9 +238,12 @@ def _folder(model, image_processor, rows, first_row, cache_dir):
         for image_id, index in tqdm(first_row.items(), unit="image", **progress):
             source = rows[index]["image"]
             try:
-                if not source.get("bytes") and not os.path.isfile(source["path"]):  # of a device nothing is read
+                if source.get("bytes"):
+                    stamp = _sha256(source["bytes"])
+                elif os.path.isfile(source["path"]):  # of a device nothing is read
+                    stamp = of_file(Path(source["path"]))
+                else:
                     raise DataError(f"no such image: {source['path']}")
-                stamp = _sha256(source["bytes"]) if source.get("bytes") else of_file(Path(source["path"]))
             except OSError as error:
                 raise DataError(f"cannot read the image {source['path']}: {error.strerror}") from None
             result.update(f"{image_id} {stamp}\n".encode())
