@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import forks
 from toy_data import SPLIT
@@ -42,22 +43,17 @@ def evaluate(output, *arguments):
 
 
 def in_process(capsys, *arguments, script=infer):
-    """A script's main in this process, for many small cases; returns its exit code and what it printed."""
+    """A script's main in this process, for many small cases; what a process of its own would have come to."""
     try:
         script.main(list(map(str, arguments)))
         code = 0
     except SystemExit as stop:
         code = stop.code
-    return code, capsys.readouterr()
+    return CompletedProcess(arguments, code, *capsys.readouterr())
 
 
-def refused(code, printed, *words):
-    lines = printed.err.strip().splitlines()
-    assert code == 2 and lines[-1].startswith("error: ") and "Traceback" not in printed.err
+def refused(result, *words):
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2 and lines[-1].startswith("error: ") and "Traceback" not in result.stderr
     assert all(word in lines[-1] for word in words), lines[-1]
-    assert printed.out == ""
-
-
-class Printed:
-    def __init__(self, result):
-        self.out, self.err = result.stdout, result.stderr
+    assert result.stdout == ""

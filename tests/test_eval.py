@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import Printed, evaluate, in_process, refused, run
+from commands import evaluate, in_process, refused, run
 from toy_data import SPLIT, annotations_file, rows_of, write_vqa_v2
 from toy_runs import evaluate_in, metrics_of
 
@@ -48,7 +48,7 @@ def test_baselines(trained, tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["blind"] is True
     assert evaluate(tmp_path / "blind", "--model", tmp_path / "model", *arguments)["questions"] == 12
     result = run("eval.py", "--baseline", "luck", *arguments, "--output_dir", tmp_path / "out")
-    refused(result.returncode, Printed(result), "--baseline prior")
+    refused(result, "--baseline prior")
 
 
 def test_a_run_holds_all_that_was_asked_for(runs):
@@ -129,7 +129,7 @@ def test_a_split_without_answers_gets_a_submission_and_is_checked(runs, tmp_path
     result = run("eval.py", "--predictions", tmp_path / "out" / "predictions.json", *where)
     assert result.returncode == 0 and "answered once" in result.stdout
     result = run("eval.py", "--model", runs / "model", *where, "--fit_temperature", "True")
-    refused(result.returncode, Printed(result), "--fit_temperature: test2015 has no human answers")
+    refused(result, "--fit_temperature: test2015 has no human answers")
     for name, value in (
         ("abstain_below", 0.5),
         ("heat_map_questions", 3),
@@ -137,12 +137,12 @@ def test_a_split_without_answers_gets_a_submission_and_is_checked(runs, tmp_path
         ("prior_run", runs),
     ):
         arguments = ("--model", runs / "model", *where, f"--{name}", value)
-        refused(*in_process(capsys, *arguments, script=evaluation), f"--{name}: test2015 has no human answers")
+        refused(in_process(capsys, *arguments, script=evaluation), f"--{name}: test2015 has no human answers")
     other = ("--model", runs / "model", *where[:-1], runs / "run")
-    refused(*in_process(capsys, *other, script=evaluation), "holds the report of other questions")
+    refused(in_process(capsys, *other, script=evaluation), "holds the report of other questions")
     (tmp_path / "short.json").write_text(json.dumps(entries[1:]))
     result = run("eval.py", "--predictions", tmp_path / "short.json", *where)
-    refused(result.returncode, Printed(result), "short.json: 1 questions are not answered")
+    refused(result, "short.json: 1 questions are not answered")
 
 
 def test_two_runs_are_compared(runs, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_two_runs_are_compared(runs, tmp_path, capsys):
     overall = "{a:>8.2f}{b:>8.2f}{difference:>+8.2f}   of too few images".format(**rows["overall"])
     assert f"overall     {overall}" in capsys.readouterr().out
     result = run(compare, runs / "run", tmp_path, start=())
-    refused(result.returncode, Printed(result), "is not the --output_dir of an eval.py run")
+    refused(result, "is not the --output_dir of an eval.py run")
 
 
 @pytest.mark.parametrize(
@@ -184,21 +184,21 @@ def test_two_runs_are_compared(runs, tmp_path, capsys):
 )
 def test_bad_usage_is_named_before_anything_runs(arguments, words, tmp_path, capsys):
     where = ("--dataset", "vqa_v2", "--split", "x", "--output_dir", tmp_path / "out")
-    refused(*in_process(capsys, *arguments, *where, script=evaluation), *words)
+    refused(in_process(capsys, *arguments, *where, script=evaluation), *words)
 
 
 def test_eval_names_bad_input(trained, tmp_path, capsys):
     data = write_vqa_v2(tmp_path / "data")
     model = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", data)
     result = run("eval.py", *model, "--split", "val", "--output_dir", tmp_path / "out")
-    refused(result.returncode, Printed(result), "'val'", SPLIT)
+    refused(result, "'val'", SPLIT)
     assert not list((tmp_path / "out").iterdir())
     for place in ("/proc/none", "/proc"):  # there, and still not to be written to
-        code, printed = in_process(capsys, *model, "--split", SPLIT, "--output_dir", place, script=evaluation)
-        refused(code, printed, f"cannot write to {place}:")
+        result = in_process(capsys, *model, "--split", SPLIT, "--output_dir", place, script=evaluation)
+        refused(result, f"cannot write to {place}:")
     annotations_file(data).write_text("{")
     result = run("eval.py", *model, "--split", SPLIT, "--output_dir", tmp_path / "out")
-    refused(result.returncode, Printed(result), "not valid JSON", "annotations.json")
+    refused(result, "not valid JSON", "annotations.json")
 
 
 def test_a_wrong_baseline_is_refused_before_anything_is_written(runs, tmp_path, capsys):
@@ -210,7 +210,7 @@ def test_a_wrong_baseline_is_refused_before_anything_is_written(runs, tmp_path, 
         (("--prior_run", runs / "prior", "--max_samples", 5), ["--prior_run", "24 where 5 are asked for"]),
     ):
         arguments = ("--model", runs / "model", *where, *more, "--fit_temperature", "True")
-        refused(*in_process(capsys, *arguments, script=evaluation), *words)
+        refused(in_process(capsys, *arguments, script=evaluation), *words)
     assert list((tmp_path / "out").iterdir()) == [] and (runs / "model" / "config.json").read_bytes() == before
 
 

@@ -46,8 +46,8 @@ def test_an_empty_heat_map_is_said_to_be_empty(model, processor, tmp_path, capsy
         part.save_pretrained(tmp_path / "model")
     draw().save(tmp_path / "image.png")
     where = ("--model", tmp_path / "model", "--image", tmp_path / "image.png", "--output", tmp_path / "result.png")
-    _, printed = in_process(capsys, *where, "--question", "is it red?")
-    assert "result.png (empty: no place in the image speaks for this answer)" in printed.out
+    result = in_process(capsys, *where, "--question", "is it red?")
+    assert "result.png (empty: no place in the image speaks for this answer)" in result.stdout
 
 
 def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
@@ -55,15 +55,15 @@ def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
     config = json.loads((tmp_path / "blind" / "config.json").read_text())
     (tmp_path / "blind" / "config.json").write_text(json.dumps({**config, "blind": True}))
     arguments = ("--model", tmp_path / "blind", "--image", trained / "image.png", "--question", "is it red?")
-    code, printed = in_process(capsys, *arguments)
-    assert code == 0 and printed.out.splitlines()[0] in ("yes", "red")
-    code, printed = in_process(capsys, *arguments, "--output", tmp_path / "result.png")
-    refused(code, printed, "blind model", "no heat map")
+    result = in_process(capsys, *arguments)
+    assert result.returncode == 0 and result.stdout.splitlines()[0] in ("yes", "red")
+    result = in_process(capsys, *arguments, "--output", tmp_path / "result.png")
+    refused(result, "blind model", "no heat map")
     arguments_of_eval = ("--model", tmp_path / "blind", "--dataset", "vqa_v2", "--data_dir", trained / "data")
     more = ("--split", SPLIT, "--output_dir", tmp_path / "out", "--heat_map_questions", 2)
-    refused(*in_process(capsys, *arguments_of_eval, *more, script=evaluation), "is blind")
-    code, printed = in_process(capsys, *arguments, "--abstain_below", "nan")
-    refused(code, printed, "--abstain_below must be from 0 to 1")
+    refused(in_process(capsys, *arguments_of_eval, *more, script=evaluation), "is blind")
+    result = in_process(capsys, *arguments, "--abstain_below", "nan")
+    refused(result, "--abstain_below must be from 0 to 1")
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
@@ -72,8 +72,8 @@ def test_infer_answers_unusual_pictures(trained, tmp_path, capsys, mode):
     draw().convert(mode).save(file)
     output = tmp_path / "result.PNG"
     arguments = ("--model", trained / "model", "--image", file, "--question", "is it red?", "--output", output)
-    code, printed = in_process(capsys, *arguments)
-    assert code == 0 and printed.out.splitlines()[0] in ("yes", "red") and output.exists()
+    result = in_process(capsys, *arguments)
+    assert result.returncode == 0 and result.stdout.splitlines()[0] in ("yes", "red") and output.exists()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_infer_names_bad_pictures(trained, tmp_path, capsys, name, data):
         (tmp_path / name).write_bytes(data)
     output = tmp_path / "result.png"
     arguments = ("--model", trained / "model", "--image", tmp_path / name, "--question", "is it?", "--output", output)
-    refused(*in_process(capsys, *arguments), name)
+    refused(in_process(capsys, *arguments), name)
     assert not output.exists()
 
 
@@ -109,8 +109,8 @@ def test_infer_names_bad_pictures(trained, tmp_path, capsys, name, data):
 def test_infer_names_bad_arguments(trained, tmp_path, capsys, monkeypatch, change, words):
     monkeypatch.chdir(tmp_path)
     arguments = {"--model": trained / "model", "--image": trained / "image.png", "--question": "is it red?", **change}
-    code, printed = in_process(capsys, *[part for pair in arguments.items() for part in pair])
-    refused(code, printed, words)
+    result = in_process(capsys, *[part for pair in arguments.items() for part in pair])
+    refused(result, words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,9 +119,9 @@ def test_a_model_that_was_half_copied_is_named(trained, tmp_path, capsys):
     shutil.copytree(trained / "model", tmp_path / "model")
     whole = (tmp_path / "model" / "model.safetensors").read_bytes()
     (tmp_path / "model" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    refused(*in_process(capsys, *ask), "model are damaged", "copy the folder again")
+    refused(in_process(capsys, *ask), "model are damaged", "copy the folder again")
     (tmp_path / "model" / "tokenizer.json").unlink()
-    refused(*in_process(capsys, *ask), "tokenizer.json is missing", "copy the folder again")
+    refused(in_process(capsys, *ask), "tokenizer.json is missing", "copy the folder again")
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dropout": "much"}))
-    refused(*in_process(capsys, *ask), "config.json", "is wrong", "dropout")
+    refused(in_process(capsys, *ask), "config.json", "is wrong", "dropout")

@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT, TWO_PROCESSES, Printed, evaluate, in_process, refused, run
+from commands import ROOT, TWO_PROCESSES, evaluate, in_process, refused, run
 from datasets import Dataset
 from safetensors.torch import load_file
 from toy_data import SPLIT, draw
@@ -46,7 +46,7 @@ def test_train_resumes(trained, tmp_path):
     (checkpoint,) = model.glob("checkpoint-*")
     arguments = (trained / "recipe.yaml", "--output_dir", model, "--max_steps", 6)
     result = run("train.py", *arguments)
-    refused(result.returncode, Printed(result), str(checkpoint), "--resume_from_checkpoint True")
+    refused(result, str(checkpoint), "--resume_from_checkpoint True")
     for way in ("True", "auto"):
         result = run("train.py", *arguments, "--resume_from_checkpoint", way)
         assert result.returncode == 0, result.stderr[-3000:]
@@ -59,16 +59,16 @@ def test_train_resumes(trained, tmp_path):
     assert json.loads((model / "train_results.json").read_text())["train_loss"] > 0
     for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size")):
         result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
-        refused(result.returncode, Printed(result), str(checkpoint), said)
+        refused(result, str(checkpoint), said)
     result = run("train.py", *arguments, "--learning_rate", 0.5, "--resume_from_checkpoint", "auto")
     said = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2 and "checkpoint-" in said and "rates of [0.001], not [0.5]: leave" in said
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
-    refused(result.returncode, Printed(result), "no checkpoint in")
+    refused(result, "no checkpoint in")
     only_model = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
     (only_model / "scheduler.pt").unlink()
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
-    refused(result.returncode, Printed(result), str(only_model), "weights only")
+    refused(result, str(only_model), "weights only")
     (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
     check_checkpoint(only_model)
     given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
@@ -91,7 +91,7 @@ def test_a_second_run_is_refused_and_a_signal_saves(trained, tmp_path):
         assert first.poll() is None
         time.sleep(0.1)
     second = run(*arguments)
-    refused(second.returncode, Printed(second), "another run is writing to", str(tmp_path / "model"))
+    refused(second, "another run is writing to", str(tmp_path / "model"))
     os.killpg(first.pid, signal.SIGTERM)  # its worker gets it as well, as from `timeout` and batch systems
     said = first.communicate(timeout=120)[0]
     assert first.returncode == 128 + 15 and "SIGTERM after step" in said and "--resume_from_checkpoint True" in said
@@ -139,7 +139,7 @@ def test_stored_states_train_and_evaluate_as_pixels_do(trained, tmp_path):
     assert list((tmp_path / "states").iterdir()) == [stored]  # the saved model finds what training stored
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "blind", "--max_steps", 1, "--flip",
                  "True", *states)  # fmt: skip
-    refused(result.returncode, Printed(result), "--image_states_dir")
+    refused(result, "--image_states_dir")
 
 
 def test_own_data_trains_and_evaluates_with_the_same_commands(trained, tmp_path):
@@ -193,16 +193,16 @@ def test_the_scores_in_the_folder_are_those_of_its_weights(chosen, kept):
 
 
 def test_train_names_bad_input(trained, tmp_path, capsys):
-    refused(*in_process(capsys, tmp_path / "none.yaml", script=train), "there is no recipe", "none.yaml")
+    refused(in_process(capsys, tmp_path / "none.yaml", script=train), "there is no recipe", "none.yaml")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nlearning_speed: 3\n")
-    code, printed = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
-    refused(code, printed, "learning_speed")
+    result = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
+    refused(result, "learning_speed")
     result = run("train.py", trained / "recipe.yaml", "--train_split", "x", "--output_dir", tmp_path / "out")
-    refused(result.returncode, Printed(result), "split 'x'")
-    code, printed = in_process(
+    refused(result, "split 'x'")
+    result = in_process(
         capsys, trained / "recipe.yaml", "--reference_provenance", "x", "--output_dir", tmp_path / "out", script=train
     )
-    refused(code, printed, "provenance x; known: first")
+    refused(result, "provenance x; known: first")
     for name, value, said in (
         ("metric_for_best_model", "accuracy", "known are overall, top_5, loss, yes/no"),
         ("max_train_samples", "0", "--max_train_samples must be at least 1"),
@@ -214,14 +214,13 @@ def test_train_names_bad_input(trained, tmp_path, capsys):
         ("vision_config", json.dumps(ONLY_PARTS, separators=(",", ":")), "'vit_mae' sees other parts"),
     ):
         arguments = (trained / "recipe.yaml", f"--{name}", *value.split(), "--output_dir", tmp_path / "out")
-        refused(*in_process(capsys, *arguments, script=train), said)
-    refused(*in_process(capsys, trained / "recipe.yaml", script=train), "give --output_dir")
+        refused(in_process(capsys, *arguments, script=train), said)
+    refused(in_process(capsys, trained / "recipe.yaml", script=train), "give --output_dir")
     own = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--train_split", SPLIT, "--eval_split", SPLIT)
     arguments = (*own, "--output_dir", tmp_path / "out", "--vision_model", "no/such/model")
-    refused(*in_process(capsys, *arguments, script=train), "--vision_model: there is no folder no/such/model here")
+    refused(in_process(capsys, *arguments, script=train), "--vision_model: there is no folder no/such/model here")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nhidden_size: 32.5\n")
-    code, printed = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
-    assert (
-        code == 2 and "--hidden-size: invalid int value: '32.5'" in printed.err and len(printed.err.splitlines()) == 2
-    )
+    result = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 2
+    assert "--hidden-size: invalid int value: '32.5'" in result.stderr
     assert not list((tmp_path / "out").iterdir())
