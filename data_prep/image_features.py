@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from . import DataError, file_stamp
 
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2's whole grid
 OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
-_LAYOUT_VERSION = 2
+_LAYOUT_VERSION = 3
+IMAGES = "images.json"  # of a part, written when all its shards are there: what is in its images, in their order
 # What a configuration says besides what the encoder computes; it changes when a model is saved and loaded again.
 _NOT_COMPUTED = {"_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "transformers_version"}
 
@@ -33,13 +33,13 @@ class ImageStates:
     Stored states by image, memory-mapped: `states[image_id]` is a float16 array `(patches, vision width)`.
 
     Args:
-        folder: one that [`cache_image_states`] made.
+        files: the shards of [`cache_image_states`], as it lists them.
+        position (`dict`): of each image, by its id, where it is in them, counted through all.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        images = read_json(self.folder / "images.json")
-        self.position = {image_id: position for position, image_id in enumerate(images)}
+    def __init__(self, files, position):
+        self.files = files
+        self.position = position
         self.shards = {}
 
     def __len__(self):
@@ -54,7 +54,7 @@ class ImageStates:
         if shard not in self.shards:
             if len(self.shards) >= OPEN_SHARDS:
                 self.shards.pop(next(iter(self.shards)))
-            self.shards[shard] = np.load(self.folder / _shard_name(shard), mmap_mode="r")
+            self.shards[shard] = np.load(self.files[shard], mmap_mode="r")
         return self.shards[shard][row]
 
 
@@ -121,16 +121,17 @@ def this_process():
 
 def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, num_threads=None):
     """
-    Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was;
-    with several processes (`accelerate launch`; `torchrun` on a CPU) each encodes its share of the shards.
+    Encode every image of a data set once. What is there already is kept, so an interrupted call goes on where it was,
+    and one with more images encodes these only; with several processes (`accelerate launch`; `torchrun` on a CPU) each
+    encodes its share of the shards.
 
     Args:
         rows (`datasets.Dataset`): columns of `FEATURES`.
         model: a [`VqaFusionModel`]; its vision encoder must be frozen.
         image_processor: what turns its images into pixels.
         cache_dir: the states go into a folder below it, named by a digest of the encoder's weights, the
-            preprocessing, what `encode_image` makes of the states (`color_levels`, `image_pool_size`), and the images'
-            names and contents: a change of any makes another folder.
+            preprocessing and what `encode_image` makes of the states (`color_levels`, `image_pool_size`): a change of
+            any makes another folder. In it an image is known by its content.
         batch_size (`int`): images per forward pass; small ones are faster for convolutions on CPU.
         num_threads (`int`, *optional*): that decode images; as many as torch has threads by default.
 
@@ -148,57 +149,94 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     first_row = {}  # of each image; the images themselves stay on disk
     for index, image_id in enumerate(rows["image_id"][:]):
         first_row.setdefault(image_id, index)
-    images = list(first_row)
-    folder = _folder(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
-    (folder,) = broadcast_object_list([folder])
-    shards = _in_batches(images, SHARD_IMAGES)
-    missing = [number for number in range(len(shards)) if not _is_whole(folder / _shard_name(number), shards[number])]
+    found = _identify(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
+    folder, contents = broadcast_object_list([found])[0]
+    row_of = dict(zip(reversed(contents), reversed(first_row.values())))  # the first one of each content
+    stored = _stored(folder)[1]
+    new = [content for content in dict.fromkeys(contents) if content not in stored]
+    part = folder / _sha256("\n".join(new).encode())[:16]  # the same for the same call again
+    missing = {}  # file of each shard that is to be made, to the rows of its images
+    for number, shard in enumerate(_in_batches(new, SHARD_IMAGES)):
+        if not _is_whole(part / _shard_name(number), shard):
+            missing[part / _shard_name(number)] = [row_of[content] for content in shard]
     process.wait_for_everyone()  # all have looked before the first one writes
-    if process.is_main_process:
-        remove_orphans(folder)
+    if process.is_main_process and new:
+        part.mkdir(exist_ok=True)
+        remove_orphans(part)
     process.wait_for_everyone()
-    mine = missing[process.process_index :: process.num_processes]
+    mine = dict(islice(missing.items(), process.process_index, None, process.num_processes))
+    there = len(row_of) - sum(map(len, mine.values()))
+    progress = {"total": len(row_of), "initial": there, "disable": not process.is_local_main_process}
+    with tqdm(desc="Encoding images", unit="image", **progress) as bar:
+        if mine:
+            _encode(mine, rows, model, image_processor, process.device, bar, batch_size, num_threads)
+    process.wait_for_everyone()
+    if process.is_main_process and new:
+        _write_names(part / IMAGES, new)
+    process.wait_for_everyone()
+    files, position = _stored(folder)
+    return ImageStates(files, {image_id: position[content] for image_id, content in zip(first_row, contents)})
+
+
+def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_threads):
+    """Write each missing shard, a file, with the states of the images in some of the rows."""
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
-    model = model.to(process.device, memory_format=torch.channels_last).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()
     options, normalize = _normalized_later(image_processor)
 
     def decode(batch):
-        return pixel_values([rows[first_row[image_id]]["image"] for image_id in batch], image_processor, **options)
+        return pixel_values([rows[index]["image"] for index in batch], image_processor, **options)
 
     def encode(pixels):
         with torch.inference_mode():
-            pixels = normalize(pixels.to(process.device, memory_format=torch.channels_last))
+            pixels = normalize(pixels.to(device, memory_format=torch.channels_last))
             states = model.encode_image(pixels)
         bar.update(len(pixels))
         return states.to(torch.float16).cpu().numpy()
 
-    faster = nullcontext()
-    if mine:
-        some = normalize(decode(shards[mine[0]][:2]).to(process.device))
-        faster = folded(model.vision_model, some.to(model.dtype))
-    bar = tqdm(total=len(images), desc="Encoding images", unit="image", disable=not process.is_local_main_process)
-    bar.update(len(images) - sum(len(shards[number]) for number in mine))
+    some = normalize(decode(next(iter(missing.values()))[:2]).to(device))
+    faster = folded(model.vision_model, some.to(model.dtype))
     # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A
     # GPU encodes one while the cores decode the next.
-    ahead = int(process.device.type != "cpu")
-    threads = ThreadPoolExecutor(num_threads or torch.get_num_threads(), "decode")
-    with bar, threads, faster:
-        started = (threads.map(decode, _in_batches(shards[number], batch_size)) for number in mine)
+    ahead = int(device.type != "cpu")
+    with ThreadPoolExecutor(num_threads or torch.get_num_threads(), "decode") as threads, faster:
+        started = (threads.map(decode, _in_batches(images, batch_size)) for images in missing.values())
         decoding = list(islice(started, ahead))  # shards that wait for their turn
-        for number in mine:
+        for file in missing:
             decoding += islice(started, 1)
             batches = list(decoding.pop(0))
             states = np.concatenate([encode(pixels) for pixels in batches])
             try:
-                with whole_file(folder / _shard_name(number)) as temporary:
+                with whole_file(file) as temporary:
                     np.save(temporary, states)
             except OSError as error:  # NumPy's own says how many bytes were written, and not where
-                raise OSError(f"cannot write to {folder}, or there is no room left in it: {error}") from None
-    if process.is_main_process and not (folder / "images.json").exists():
-        with whole_file(folder / "images.json") as temporary:
-            temporary.write_text(json.dumps(images), encoding="utf-8")
-    process.wait_for_everyone()
-    return ImageStates(folder)
+                raise OSError(f"cannot write to {file.parent}, or there is no room left in it: {error}") from None
+
+
+def _stored(folder):
+    """The shards of all parts of the folder that are whole, and of each content where it is in them."""
+    files, position = [], {}
+    for names in sorted(folder.glob(f"*/{IMAGES}")):
+        contents = _read_names(names)
+        shards = [(names.parent / _shard_name(i), each) for i, each in enumerate(_in_batches(contents, SHARD_IMAGES))]
+        if all(_is_whole(*shard) for shard in shards):  # else the call that made them mends them
+            first = len(files) * SHARD_IMAGES
+            position |= {content: first + i for i, content in enumerate(contents)}
+            files += [file for file, _ in shards]
+    return files, position
+
+
+def _write_names(file, contents):
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(contents), encoding="utf-8")
+
+
+def _read_names(file):
+    """What `_write_names` wrote; none if it is not there, or was cut as by a copy that was interrupted."""
+    try:
+        return read_json(file)
+    except (OSError, ValueError):
+        return []
 
 
 def _in_batches(images, size):
@@ -217,10 +255,10 @@ def _shard_name(shard):
     return f"shard-{shard:05d}.npy"
 
 
-def _folder(model, image_processor, rows, first_row, cache_dir):
+def _identify(model, image_processor, rows, first_row, cache_dir):
     """
-    The folder for these states, named by what is in the images, wherever they lie. To read all of COCO takes minutes,
-    so an empty file in the folder, named by paths, sizes and times, says that it has been done for these files.
+    The folder for an encoder's states, and of each image what is in it, wherever it lies. To read all of COCO takes
+    minutes, so a file in the folder, named by paths, sizes and times, keeps what these files were found to hold.
     """
     settings = [image_processor.to_dict(), model.config.vision_config.to_dict()]
     settings = [{k: v for k, v in part.items() if k not in _NOT_COMPUTED} for part in settings]
@@ -232,31 +270,33 @@ def _folder(model, image_processor, rows, first_row, cache_dir):
     for name, tensor in sorted(model.vision_model.state_dict().items()):
         encoder.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         encoder.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    folder = Path(cache_dir) / encoder.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_orphans(folder)
 
-    def digest(of_file, **progress):
-        result = encoder.copy()
-        for image_id, index in tqdm(first_row.items(), unit="image", **progress):
+    def each(of_file, **progress):
+        for index in tqdm(first_row.values(), unit="image", **progress):
             source = rows[index]["image"]
             try:
                 if source.get("bytes"):
-                    stamp = _sha256(source["bytes"])
+                    yield _sha256(source["bytes"])
                 elif os.path.isfile(source["path"]):  # of a device nothing is read
-                    stamp = of_file(Path(source["path"]))
+                    yield of_file(Path(source["path"]))
                 else:
                     raise DataError(f"no such image: {source['path']}")
             except OSError as error:
                 raise DataError(f"cannot read the image {source['path']}: {error.strerror}") from None
-            result.update(f"{image_id} {stamp}\n".encode())
-        return result.hexdigest()[:16]
 
-    seen = "seen-" + digest(lambda path: f"{path} {file_stamp(path)}", disable=True)
-    for file in Path(cache_dir).glob(f"*/{seen}"):
-        return file.parent
-    folder = Path(cache_dir) / digest(lambda path: _sha256(path.read_bytes()), desc="Reading images")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / seen).touch()
-    return folder
+    seen = hashlib.sha256()
+    for stamp in each(lambda path: f"{path} {file_stamp(path)}", disable=True):
+        seen.update(f"{stamp}\n".encode())
+    known = folder / f"seen-{seen.hexdigest()[:16]}.json"
+    contents = _read_names(known)
+    if not contents:
+        contents = list(each(lambda path: _sha256(path.read_bytes()), desc="Reading images"))
+        _write_names(known, contents)
+    return folder, contents
 
 
 def _sha256(content):
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content).hexdigest()[:32]

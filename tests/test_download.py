@@ -119,7 +119,7 @@ def test_lists_fetches_unpacks_and_then_does_nothing(server, tmp_path, capsys):
     fetch(server, folder)
     assert server.sent == total and names(folder) == sorted([QUESTIONS, ANNOTATIONS, "val2014"])
     rows = load_split("vqa_v2", "val2014", folder)
-    assert len(rows) == 6 and rows[0]["image"].size == (48, 40)
+    assert len(rows) == 6 and rows[0]["image"].size == (48, 41)
     fetch(server, folder)
     assert server.sent == total and "all there" in capsys.readouterr().out
 
@@ -149,7 +149,7 @@ def test_an_interrupted_call_goes_on_where_it_was(server, tmp_path):
     fetch(server, folder)
     assert server.ranges == ["bytes=1500-"]
     assert names(folder) == sorted([QUESTIONS, ANNOTATIONS, "val2014"])
-    assert load_split("vqa_v2", "val2014", folder)[0]["image"].size == (48, 40)
+    assert load_split("vqa_v2", "val2014", folder)[0]["image"].size == (48, 41)
 
 
 def test_a_large_file_comes_through_short_connections(tmp_path, monkeypatch):

@@ -21,7 +21,6 @@ from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.data_prep import DataError, load_split
 from vqafusion.data_prep.encode import VqaCollator, encode
 from vqafusion.data_prep.image_features import (
-    ImageStates,
     _normalized_later,
     cache_image_states,
     normalization,
@@ -37,8 +36,13 @@ def small_shards(monkeypatch):
 @pytest.fixture
 def rows(tmp_path):
     data = write_vqa_v2(tmp_path / "data", images=5)
-    draw("blue").save(data / SPLIT / f"COCO_{SPLIT}_{5:012d}.jpg")
+    for number, color in enumerate(["red", "green", "yellow", "black", "blue"], 1):
+        draw(color).save(data / SPLIT / f"COCO_{SPLIT}_{number:012d}.jpg")
     return load_split("vqa_v2", SPLIT, data)
+
+
+def files(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def cache(rows, model, processor, folder):
@@ -88,25 +92,47 @@ def test_bytes_are_normalized_where_the_processor_allows_it(processor):
 
 def test_what_is_there_is_not_computed_again(rows, model, processor, tmp_path, small_shards):
     cache(rows, model, processor, tmp_path / "cache")
-    (folder,) = (tmp_path / "cache").iterdir()
-    shards = sorted(folder.glob("shard-*.npy"))
-    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    shards = sorted((tmp_path / "cache").rglob("shard-*.npy"))
+    whole = files(tmp_path / "cache")
     assert [np.load(file).shape[0] for file in shards] == [2, 2, 1]
     shards[1].unlink()
     gone = subprocess.Popen(["true"])  # no process has its number when it has ended
     gone.wait()
-    (folder / f".shard-00001.writing.{socket.gethostname()}.{gone.pid}.npy").write_text("left by a killed process")
+    (shards[1].parent / f".shard-00001.writing.{socket.gethostname()}.{gone.pid}.npy").write_text(
+        "left by a killed process"
+    )
     encoded = []
     model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
     cache(rows, model, processor, tmp_path / "cache")
-    assert encoded == [2] and {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert encoded == [2] and files(tmp_path / "cache") == whole
     for left in (-10, 0):
-        shards[0].write_bytes(whole[shards[0].name][:left])  # as a copy that was interrupted leaves it
+        for file in [shards[0], *(tmp_path / "cache").rglob("*.json")]:  # as a copy that was interrupted leaves them
+            file.write_bytes(file.read_bytes()[:left])
         cache(rows, model, processor, tmp_path / "cache")
-    assert encoded == [2, 2, 2] and {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert encoded == [2, 2, 2] and files(tmp_path / "cache") == whole
 
 
-def test_other_weights_preprocessing_colors_or_images_are_another_cache(rows, model, processor, tmp_path):
+def test_of_other_images_only_those_are_computed_that_are_new(rows, model, processor, tmp_path, small_shards):
+    encoded = []
+    model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
+    names = list(dict.fromkeys(rows["image_id"][:]))
+    whole = cache(rows, model, processor, tmp_path / "whole")
+    encoded.clear()
+    for wanted, new in ((names[1:3], [2]), (names, [2, 1]), (names[::-1], []), (names[2:], [])):
+        some = rows.select([i for i, name in enumerate(rows["image_id"][:]) if name in wanted])
+        states = cache(some, model, processor, tmp_path / "cache")
+        assert encoded == new and len(states) == len(wanted)
+        assert all(np.allclose(states[name], whole[name], atol=1e-2) for name in wanted)
+        encoded.clear()
+    assert not any(np.allclose(whole[names[0]], whole[name], atol=1e-2) for name in names[1:])
+    image = tmp_path / "data" / SPLIT / f"COCO_{SPLIT}_{1:012d}.jpg"
+    draw("white").save(image)
+    os.utime(image, (1, 1))
+    assert not np.allclose(cache(rows, model, processor, tmp_path / "cache")[names[0]], whole[names[0]], atol=1e-2)
+    assert encoded == [1]
+
+
+def test_other_weights_preprocessing_or_colors_are_another_cache(rows, model, processor, tmp_path):
     def folders():
         cache(rows, model, processor, tmp_path / "cache")
         return len(list((tmp_path / "cache").iterdir()))
@@ -115,29 +141,29 @@ def test_other_weights_preprocessing_colors_or_images_are_another_cache(rows, mo
     with torch.no_grad():
         model.vqafusion.vision_model.embeddings.class_embedding[0] += 1
     assert folders() == 2
-    image = tmp_path / "data" / SPLIT / f"COCO_{SPLIT}_{1:012d}.jpg"
-    draw("blue").save(image)
-    os.utime(image, (1, 1))
-    assert folders() == 3
     kept = processor.image_processor.image_mean
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     try:
-        assert folders() == 4
+        assert folders() == 3
     finally:
         processor.image_processor.image_mean = kept
     model.config.update({"color_levels": 2, "image_mean": kept, "image_std": kept})
-    assert folders() == 5
+    assert folders() == 4
     model.config.image_pool_size = 2
-    assert folders() == 6
+    assert folders() == 5
     model.config.vision_config.layer_norm_eps = 1e-3
-    assert folders() == 7
+    assert folders() == 6
 
 
-def test_pictures_within_the_data_and_their_names_are_told_apart(model, processor, tmp_path):
-    for name, color in (("1", "red"), ("1", "blue"), ("2", "blue")):
-        rows = Dataset.from_dict({"image_id": [name], "image": [draw(color)]})
-        assert cache(rows, model, processor, tmp_path / "cache")[name].shape == (17, 32)
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+def test_pictures_within_the_data_are_told_apart_by_their_content(model, processor, tmp_path):
+    states = []
+    for names, colors in ((["1"], ["red"]), (["1", "2"], ["blue", "blue"]), (["3"], ["blue"])):
+        rows = Dataset.from_dict({"image_id": names, "image": [draw(color) for color in colors]})
+        found = cache(rows, model, processor, tmp_path / "cache")
+        states += [found[name] for name in names]
+    assert not np.allclose(states[0], states[1], atol=1e-2)
+    assert (states[1] == states[2]).all() and (states[1] == states[3]).all()
+    assert [len(np.load(file)) for file in (tmp_path / "cache").rglob("shard-*")] == [1, 1]
 
 
 def test_a_model_that_was_saved_finds_its_states_again(rows, model, processor, saved, tmp_path):
@@ -210,11 +236,8 @@ def test_a_kill_at_any_moment_changes_nothing(processor, tmp_path):
     assert 4 <= len(done) < 12
     subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
     assert all(file.stat().st_mtime_ns == before for file, before in done.items())
-    whole, resumed = (
-        {file.name: file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
-        for name in ("whole", "killed")
-    )
-    assert whole == resumed and len(ImageStates(next((tmp_path / "killed").iterdir()))) == 24
+    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+    assert sum(len(np.load(file)) for file in (tmp_path / "killed").rglob("shard-*")) == 24
 
 
 def test_two_processes_share_the_work(processor, tmp_path):
@@ -225,8 +248,4 @@ def test_two_processes_share_the_work(processor, tmp_path):
         command = [*start, tmp_path / "worker.py", ROOT, tmp_path / "processor", data, tmp_path / name]
         result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         assert result.stdout.count(f"processes: {1 + (name == 'two')}") == 1 + (name == "two")
-    one, two = (
-        {file.name: file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
-        for name in ("one", "two")
-    )
-    assert one == two and len(one) == 6
+    assert files(tmp_path / "one") == files(tmp_path / "two") and len(files(tmp_path / "one")) == 6

@@ -15,7 +15,7 @@ def test_official_layout(official):
     assert len(rows) == 6 and rows.features == FEATURES
     first = rows[0]
     assert first["question_id"] == 1000 and first["image_id"] == f"{SPLIT}/1" and first["question"] == "is it red 0?"
-    assert first["answers"] == ["yes"] * 7 + ["Red."] * 3 and first["image"].size == (48, 40)
+    assert first["answers"] == ["yes"] * 7 + ["Red."] * 3 and first["image"].size == (48, 41)
     assert (first["question_type"], first["answer_type"]) == ("is it", "yes/no")
     assert rows["provenance"][:] == ["first", "", ""] * 2
 

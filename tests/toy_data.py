@@ -22,11 +22,11 @@ def draw(color="red", size=(48, 40), mode="RGB"):
 
 
 def write_vqa_v2(folder, images=2, per_image=3, split=SPLIT):
-    """A data set in the official layout; its answers are 7 times "yes" and 3 times "Red."."""
+    """In the official layout: pictures that are all red and none the same, answers 7 times "yes" and 3 times "Red."."""
     (folder / split).mkdir(parents=True)
     questions, annotations = [], []
     for image_id in range(1, images + 1):
-        draw().save(folder / split / f"COCO_{split}_{image_id:012d}.jpg")
+        draw(size=(48, 40 + image_id)).save(folder / split / f"COCO_{split}_{image_id:012d}.jpg")
         for number in range(per_image):
             key = 1000 * image_id + number
             questions.append({"image_id": image_id, "question": f"is it red {number}?", "question_id": key})
