@@ -9,8 +9,19 @@ _MODULES = {
     "VqaFusionProcessor": "processing_vqafusion",
     "VqaFusionPipeline": "pipeline_vqafusion",
     "load_model": "loading",
+    "load_split": "data_prep",
+    "build_vocabulary": "data_prep.answers",
+    "encode": "data_prep.encode",
+    "VqaCollator": "data_prep.encode",
+    "cache_image_states": "data_prep.image_features",
+    "VqaTrainer": "trainer",
+    "VqaTrainingArguments": "trainer",
 }
 __all__ = list(_MODULES)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name):

@@ -37,8 +37,10 @@ class VqaFusionConfig(PreTrainedConfig):
             and blue each (of which each patch gets the cube), beside the encoder's states; for encoders that were
             trained to tell things apart whatever their colour is, such as classifiers of ImageNet.
         image_mean, image_std (`list[float]`, *optional*): what the image processor normalises red, green and blue by;
-            needed with `color_levels`.
-        freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training.
+            needed with `color_levels`. `vqafusion.data_prep.image_features.normalization` finds out, since not every
+            processor does what its settings say.
+        freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training. When this or one
+            of the next two is changed in a model that is there, its `freeze()` carries it out.
         freeze_text (`bool`): the same for the text encoder.
         frozen_text_layers (`int`): the same for the text encoder's embeddings and so many of its first layers.
         blind (`bool`): never look at the image; the baseline that shows what the questions alone give away.
@@ -50,7 +52,8 @@ class VqaFusionConfig(PreTrainedConfig):
             training, its answers but yes, no and numbers are looked for in the same way (not with FSDP).
         answer_temperature (`float`): divides the logits before they become probabilities; eval.py fits it.
         initializer_range (`float`): standard deviation of the fusion's initial weights.
-        num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default.
+        num_labels, id2label, label2id: the answers; 1,000 unnamed ones by default. Of the last two one is enough here;
+            to change a saved model's, give both.
 
     Raises:
         ValueError: sizes that do not fit together, more frozen layers than there are, `color_levels` without the
@@ -112,9 +115,12 @@ class VqaFusionConfig(PreTrainedConfig):
         layers = getattr(self.text_config, "num_hidden_layers", frozen)
         if not 0 <= frozen <= layers:
             raise ValueError(f"frozen_text_layers must be from 0 to the encoder's {layers}, not {frozen}")
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {index: answer for answer, index in self.label2id.items()}
         if self.id2label is None:
             kwargs.setdefault("num_labels", 1000)
         super().__post_init__(**kwargs)
+        self.label2id = {answer: index for index, answer in self.id2label.items()}
 
     def name_hub_classes(self):
         """Name the classes, of the code files beside a saved model, behind the Auto classes and the pipeline."""

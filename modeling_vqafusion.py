@@ -65,6 +65,14 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.words)  # not `zero_`: transformers sees to it that this spares what was loaded
             nn.init.zeros_(module.usual)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, which lets gradients into all that it loads; what is to be frozen is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        model.base_model.freeze()
+        return loaded
+
     def save_pretrained(self, save_directory, **kwargs):
         """
         As in transformers, and with what makes the folder work by itself: the code files, and in the configuration
@@ -93,13 +101,25 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         self.question_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.image_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+        self.freeze()
+
+    def freeze(self):
+        """
+        Let no gradient into what `config.freeze_vision`, `freeze_text` and `frozen_text_layers` name, and let it into
+        the rest of both encoders. Done when a model is built; to be called when one of the three was changed. Weights
+        that are put into a frozen encoder later, such as adapters, are trained.
+        """
+        for weight in [*self.vision_model.parameters(), *self.text_model.parameters()]:
+            weight.requires_grad_(weight.is_floating_point())
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode=True):
         """As in torch, but what is frozen stays in eval mode: no dropout, no moving batch statistics."""
         super().train(mode)
         for module in self._frozen_modules():
-            module.eval().requires_grad_(False)
+            module.eval()
         return self
 
     def _frozen_modules(self):
@@ -138,7 +158,8 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         config = self.config
         if pixel_values.shape[-2] != pixel_values.shape[-1]:  # the grid's sides could not be told from its patches
             raise ValueError(f"images must be square for the vision encoder, not {tuple(pixel_values.shape[-2:])}")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.vision_model.parameters())
+        with torch.set_grad_enabled(trained):
             states = self.vision_model(pixel_values.to(self.dtype)).last_hidden_state
         if states.dim() == 4:
             if states.shape[2] != states.shape[3]:
@@ -273,7 +294,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         model = cls(VqaFusionConfig(vision_config=vision_model.config, text_config=text_model.config, **config_kwargs))
         model.vqafusion.vision_model = vision_model
         model.vqafusion.text_model = text_model
-        return model.train(model.training)
+        model.vqafusion.freeze()
+        return model
 
     @can_return_tuple
     def forward(
@@ -311,6 +333,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         if labels.dim() == 1:
             known = labels >= 0  # as everywhere in transformers, -100 adds no loss
             logits, labels = logits[known], F.one_hot(labels[known].long(), logits.shape[-1])
+        if labels.shape != logits.shape:
+            raise ValueError(f"labels must be {tuple(logits.shape)} or one per question, not {tuple(labels.shape)}")
         labels = labels.to(logits.dtype)
         if self.config.answer_loss == "bce":
             return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / max(len(logits), 1)

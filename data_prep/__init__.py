@@ -22,7 +22,8 @@ FEATURES = Features(
         "normalized": Value("bool"),
     }
 )
-"""Columns of every data set. `answers` is empty where they are not published (the test splits).
+"""Columns of every data set. An `image_id` stands for one image, also where data sets are joined.
+`answers` is empty where they are not published (the test splits).
 `provenance` tells how a question came into the data, such as which of several collections it is from; often empty.
 `normalized` tells whether the answers went through the metric's normaliser, so that what is compared with them must."""
 

@@ -36,7 +36,7 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     Args:
         dataset (`datasets.Dataset`): columns of `FEATURES`, with `image` or without it.
         tokenizer: a fast tokenizer.
-        label2id (`dict[str, int]`): the answer vocabulary.
+        label2id (`dict[str, int]`): the answer vocabulary, normalised as `build_vocabulary` and `read_vocabulary` do.
         max_length (`int`): tokens of the longest question; the rest is cut off, and it is said of how many.
         num_proc (`int`, *optional*): processes.
 
@@ -46,7 +46,9 @@ def encode(dataset, tokenizer, label2id, max_length=MAX_QUESTION_TOKENS, num_pro
     """
     if "image" in dataset.column_names:
         dataset = dataset.cast_column("image", Image(decode=False))
-    key = Hasher.hash((dataset._fingerprint, forget_last_use(tokenizer).to_str(), label2id, max_length, 3))
+    key = Hasher.hash(
+        (dataset._fingerprint, forget_last_use(tokenizer).to_str(), tokenizer.truncation_side, label2id, max_length, 4)
+    )
     # A data set made in memory has no place of its own.
     folder = writable_folder(Path(datasets.config.HF_DATASETS_CACHE) / "vqafusion")
     encoded = dataset.select_columns(["question", "answers"]).map(
@@ -93,13 +95,14 @@ def encode_batch(rows, tokenizer, label2id, max_length):
 class VqaCollator:
     """
     Rows of an encoded data set to a batch, padded to its longest question; an image stands once in it, however many
-    of the questions are about it.
+    of the questions are about it. transformers' own `Trainer` needs `remove_unused_columns=False` with it.
 
     Args:
         processor: a [`VqaFusionProcessor`].
         num_labels (`int`): size of the answer vocabulary.
         image_states ([`ImageStates`], *optional*): stored states, to be used in the place of pixels.
-        flip (`bool`): mirror each image with probability one half; only where no question tells left from right.
+        flip (`bool`): mirror each image with probability one half, which is drawn from the batch's `question_id`: the
+            same batch comes out in the same way. Only where no question tells left from right.
         max_shift (`int`): move each image by up to so many pixels in both directions, its edge repeated.
         blind (`bool`): leave the images out.
         answer_shifts (`(shifts, answers)`, *optional*): of [`answer_shifts`]; the rows' `answer_shift` says which.
@@ -130,7 +133,7 @@ class VqaCollator:
         padded = self.processor.tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt")
         position = {}
         for row in rows:
-            position.setdefault(row["image_id"], (len(position), row["image"]))
+            position.setdefault(row["image_id"], (len(position), row.get("image")))
         labels = torch.zeros(len(rows), self.num_labels)
         for row, target in zip(rows, labels):
             target[row["label_ids"]] = torch.tensor(row["label_scores"])

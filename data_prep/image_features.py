@@ -169,7 +169,9 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     progress = {"total": len(row_of), "initial": there, "disable": not process.is_local_main_process}
     with tqdm(desc="Encoding images", unit="image", **progress) as bar:
         if mine:
-            _encode(mine, rows, model, image_processor, process.device, bar, batch_size, num_threads)
+            training = model.training
+            _encode(mine, rows, model.eval(), image_processor, process.device, bar, batch_size, num_threads)
+            model.train(training)
     process.wait_for_everyone()
     if process.is_main_process and new:
         _write_names(part / IMAGES, new)
@@ -181,7 +183,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_threads):
     """Write each missing shard, a file, with the states of the images in some of the rows."""
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device, memory_format=torch.channels_last)
     options, normalize = _normalized_later(image_processor)
 
     def decode(batch):

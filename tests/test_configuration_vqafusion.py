@@ -29,6 +29,12 @@ def test_bad_configurations_are_refused(changes):
         tiny_config(**changes)
 
 
+@pytest.mark.parametrize("name, answers", [("id2label", {0: "yes", 1: "no"}), ("label2id", {"yes": 0, "no": 1})])
+def test_one_list_of_answers_is_enough(name, answers):
+    config = VqaFusionConfig(**{name: answers})
+    assert config.id2label == {0: "yes", 1: "no"} and config.label2id == {"yes": 0, "no": 1} and config.num_labels == 2
+
+
 def test_default_configuration_is_clip_and_distilbert_with_1000_answers():
     config = VqaFusionConfig()
     assert (config.vision_config.model_type, config.text_config.model_type) == ("clip_vision_model", "distilbert")

@@ -117,11 +117,13 @@ def test_of_other_images_only_those_are_computed_that_are_new(rows, model, proce
     model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
     names = list(dict.fromkeys(rows["image_id"][:]))
     whole = cache(rows, model, processor, tmp_path / "whole")
+    assert encoded == [2, 2, 1]
     encoded.clear()
+    model.train()  # as in a loop of one's own
     for wanted, new in ((names[1:3], [2]), (names, [2, 1]), (names[::-1], []), (names[2:], [])):
         some = rows.select([i for i, name in enumerate(rows["image_id"][:]) if name in wanted])
         states = cache(some, model, processor, tmp_path / "cache")
-        assert encoded == new and len(states) == len(wanted)
+        assert encoded == new and len(states) == len(wanted) and model.vqafusion.training
         assert all(np.allclose(states[name], whole[name], atol=1e-2) for name in wanted)
         encoded.clear()
     assert not any(np.allclose(whole[names[0]], whole[name], atol=1e-2) for name in names[1:])

@@ -92,6 +92,20 @@ def test_first_text_layers_can_be_frozen():
     assert second.ffn.lin1.weight.grad.abs().sum() > 0
 
 
+def test_what_is_frozen_can_be_changed_and_adapters_in_it_are_trained(saved):
+    model = VqaFusionForVisualQuestionAnswering.from_pretrained(saved)
+    vision = model.vqafusion.vision_model
+    for frozen in (False, True):
+        model.config.freeze_vision = frozen
+        model.vqafusion.freeze()
+        model.train()
+        assert vision.training != frozen and all(weight.requires_grad != frozen for weight in vision.parameters())
+    vision.adapter = adapter = torch.nn.Linear(32, 32)
+    vision.embeddings.register_forward_hook(lambda module, given, states: states + adapter(states))
+    model.train()(**batch(), labels=torch.rand(3, 6)).loss.backward()
+    assert adapter.weight.grad.abs().sum() > 0 and vision.embeddings.class_embedding.grad is None
+
+
 @pytest.mark.parametrize("size, tokens", [(None, 17), (2, 5)])
 def test_image_states_stand_for_pixels(size, tokens):
     torch.manual_seed(0)
@@ -211,6 +225,8 @@ def test_losses():
         partly = model.answer_loss(logits, torch.tensor([3, -100], dtype=torch.int32))
         assert torch.allclose(partly, model.answer_loss(logits[:1], torch.tensor([3])))
         assert model.answer_loss(logits, torch.tensor([-100, -100])) == 0
+        with pytest.raises(ValueError, match=r"labels must be \(2, 6\) or one per question, not \(2, 1\)"):
+            model.answer_loss(logits, torch.ones(2, 1))
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model):

@@ -79,6 +79,8 @@ def test_top_5_takes_the_best_of_the_first_five(metric):
         (dict(predictions=["a"], references=[[]]), "references[0]"),
         (dict(predictions=["a", []], references=[["a"], ["b"]]), "predictions[1]"),
         (dict(predictions=["a"], references=[["a"]], answer_types=[]), "0 answer_types"),
+        (dict(predictions="a", references=[["a"]]), "predictions must be a list"),
+        (dict(predictions=["a"], references=["a"]), "references[0] must be the list of the human answers"),
     ],
 )
 def test_bad_input_is_named(arguments, words):

@@ -188,7 +188,11 @@ def _check(predictions, references, **groups):
         if values is not None and len(values) != len(predictions):
             raise ValueError(f"{len(predictions)} predictions but {len(values)} {name}")
     for name, values in {"predictions": predictions, "references": references}.items():
+        if isinstance(values, str):
+            raise ValueError(f"{name} must be a list, not one text")
         for position, value in enumerate(values):
+            if isinstance(value, str) and name == "references":
+                raise ValueError(f"references[{position}] must be the list of the human answers, not one of them")
             if not isinstance(value, str) and not len(value):
                 raise ValueError(f"{name}[{position}] holds no answer")
 
