@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from commands import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_data import draw
@@ -11,6 +13,7 @@ from vqafusion.analysis.records import make_records
 from vqafusion.data_prep import FEATURES, DataError, load_split, own_data
 from vqafusion.data_prep.answers import build_vocabulary, own_answer_text, prior_answers, soft_targets
 from vqafusion.data_prep.encode import encode
+from vqafusion.loading import load_model
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import question_score
 
 OWN = [
@@ -181,3 +184,18 @@ def test_rubbish_in_own_data_is_read_or_named(own, junk, position, name):
 def test_data_made_in_memory_is_found_again_too(own, processor):
     first, again = (encode(load_split("own", "dev.csv", own), processor.tokenizer, {"yes": 0}) for _ in range(2))
     assert first.cache_files == again.cache_files and first.cache_files
+
+
+def test_the_training_loop_of_the_readme(own, saved, monkeypatch):
+    monkeypatch.chdir(own)
+    processor, model = load_model(saved)
+    before = model.get_input_embeddings().weight
+    for name, encoder in (("vision", model.vqafusion.vision_model), ("text", model.vqafusion.text_model)):
+        for part in (encoder, processor.image_processor, processor.tokenizer):
+            part.save_pretrained(own / name)
+    code = (ROOT / "README.md").read_text().split("loop of your own")[1].split("```python\n")[1].split("```")[0]
+    code = code.replace("openai/clip-vit-base-patch32", "vision").replace("distilbert/distilbert-base-uncased", "text")
+    exec(code.replace("mydata", str(own)))
+    _, learned = load_model(own / "runs" / "mine")
+    assert "yes" in learned.config.label2id and next((own / "states").rglob("shard-*"))
+    assert not torch.equal(learned.get_input_embeddings().weight, before)
