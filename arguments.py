@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from vqafusion.data_prep.image_features import normalization
@@ -131,5 +132,7 @@ def encoder_config(model_arguments, name):
     value = json_argument(model_arguments, name)
     try:
         return AutoConfig.for_model(**value) if value else None
+    except StrictDataclassError as error:
+        raise ValueError(f"--{name} is wrong: {error}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"--{name} must have a known model_type: {error}") from None

@@ -38,7 +38,7 @@ def parse(argv, description, *dataclass_types):
     Raises:
         ValueError: a recipe that cannot be read, or has a name that no dataclass knows.
     """
-    from transformers import HfArgumentParser  # here, since importing it takes seconds
+    from transformers.hf_argparser import HfArgumentParser, string_to_bool  # here: importing them takes seconds
 
     argv = list(sys.argv[1:] if argv is None else argv)
     usage = "%(prog)s [RECIPE.yaml] [--name value …]; --help lists the names"  # there are up to 200
@@ -48,13 +48,14 @@ def parse(argv, description, *dataclass_types):
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         file = argv.pop(0)
         recipe = _read_recipe(file)
-        unknown = sorted(set(recipe) - {action.dest for action in parser._actions})
+        actions = {action.dest: action for action in parser._actions}
+        unknown = sorted(str(name) for name in recipe if name not in actions)
         if unknown:
             raise ValueError(f"{file} has arguments that do not exist: {', '.join(unknown)}")
         for name, value in recipe.items():
             if value is False and name.endswith("_strategy"):
                 recipe[name] = "no"  # as was written: YAML takes it for false
-            elif type(value) in (int, float):
+            elif value is not None and {type(value), actions[name].type} & {int, float, string_to_bool}:
                 recipe[name] = str(value)  # which argparse checks and converts as it does what follows
         parser.set_defaults(**recipe)
         for action in parser._actions:
@@ -79,6 +80,8 @@ def _read_recipe(file, is_base=False):
     base = recipe.pop("base", None)
     if base is None:
         return recipe
+    if not isinstance(base, str):
+        raise ValueError(f"{file}: base must be the name of another recipe, not {base!r}")
     if is_base:
         raise ValueError(f"{file} is a base of another recipe, so it can have no base itself")
     return {**_read_recipe(Path(file).parent / base, is_base=True), **recipe}

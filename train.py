@@ -82,7 +82,10 @@ def build(data, model_arguments, train_set):
         config = VqaFusionConfig(
             vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion(image_processor)
         )
-        model = VqaFusionForVisualQuestionAnswering(config)
+        try:
+            model = VqaFusionForVisualQuestionAnswering(config)
+        except (TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:  # as a size of -1 makes torch raise
+            raise ValueError(f"of --vision_config and --text_config no encoders can be made: {error}") from None
     if not model.config.blind:
         check_vision_encoder(model.eval(), image_processor)
     tokenizer.model_max_length = max_question_length(model.config, tokenizer)  # some name none

@@ -223,4 +223,16 @@ def test_train_names_bad_input(trained, tmp_path, capsys):
     result = in_process(capsys, tmp_path / "recipe.yaml", "--output_dir", tmp_path / "out", script=train)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 2
     assert "--hidden-size: invalid int value: '32.5'" in result.stderr
+    for written, words in (
+        ("num_teachers: []", "invalid int value: '[]'"), ("learning_rate: {a: 1}", "invalid float value"),
+        ("blind: [yes]", "Truthy value expected"), ("1: 2", "arguments that do not exist: 1"),
+        ("base: 7", "base must be the name of another recipe, not 7"),
+        ("{vision_config: {model_type: clip_vision_model, hidden_size: x}, text_config: {model_type: bert}}", "Field"),
+        ("{vision_config: {model_type: clip_vision_model, patch_size: -1}, text_config: {model_type: bert}}", "-1"),
+    ):  # fmt: skip
+        (tmp_path / "recipe.yaml").write_text(written + "\n")
+        arguments = (tmp_path / "recipe.yaml", "--dataset", "vqa_v2", "--data_dir", trained / "data")
+        splits = ("--train_split", SPLIT, "--eval_split", SPLIT, "--output_dir", tmp_path / "out")
+        result = in_process(capsys, *arguments, *splits, script=train)
+        assert result.returncode == 2 and words in result.stderr.splitlines()[-1], result.stderr[-500:]
     assert not list((tmp_path / "out").iterdir())
