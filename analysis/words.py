@@ -21,10 +21,11 @@ class Words:
     """
 
     def __init__(self, wordnet=None):
-        if wordnet and not Path(wordnet, "data.noun").is_file():
-            raise ValueError(f"{wordnet} holds no WordNet: no data.noun in it")
         folder = Path(wordnet or DEBIAN)
-        self.classes = [WordClass(folder, name) for name in ("noun", "verb", "adj")] if folder.is_dir() else []
+        there = (folder / "data.noun").is_file()
+        if wordnet and not there:
+            raise ValueError(f"{wordnet} holds no WordNet: no data.noun in it")
+        self.classes = [WordClass(folder, name) for name in ("noun", "verb", "adj")] if there else []
         stemmer = snowballstemmer.stemmer("english")
         self._stem = lru_cache(maxsize=None)(stemmer.stemWord)
         self._senses = lru_cache(maxsize=None)(self._look_up)

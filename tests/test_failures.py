@@ -18,9 +18,9 @@ needs_wordnet = pytest.mark.skipif(not WORDS.classes, reason=f"needs WordNet in 
 
 
 @pytest.fixture
-def plain_words(monkeypatch):
+def plain_words(monkeypatch, tmp_path):
     """As where no WordNet is installed."""
-    monkeypatch.setattr("vqafusion.analysis.words.DEBIAN", "/nowhere")
+    monkeypatch.setattr("vqafusion.analysis.words.DEBIAN", str(tmp_path))
     return Words()
 
 
