@@ -5,7 +5,6 @@ import binascii
 import contextlib
 import io
 import os
-import struct
 import time
 import warnings
 from pathlib import Path
@@ -126,12 +125,14 @@ def load_image(source):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = source if isinstance(source, Image.Image) else _open(source)
             if not image.width * image.height:
-                raise ValueError(f"{name}: an image of {image.width} x {image.height} pixels shows nothing")
+                raise _BadImage(f"{name}: an image of {image.width} x {image.height} pixels shows nothing")
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
+                raise _BadImage(
                     f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller"
                 )
             return _to_rgb(_upright(image))
+    except _BadImage:
+        raise
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None
     except Image.DecompressionBombError:
@@ -140,8 +141,12 @@ def load_image(source):
         raise ValueError(f"{name} is a folder, not an image") from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name} is not an image in a format that Pillow reads") from None
-    except (OSError, SyntaxError, TypeError, EOFError, binascii.Error, struct.error) as error:
+    except Exception as error:  # a broken file makes Pillow's decoders raise all kinds
         raise ValueError(f"{name} cannot be read as an image ({error})") from None
+
+
+class _BadImage(ValueError):
+    """What is said of an image here, not by Pillow."""
 
 
 def _open(source):
@@ -161,7 +166,7 @@ def _open(source):
     array = np.asarray(source)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         found = f"{array.dtype} {array.shape}"
-        raise ValueError(f"an array given as image must be uint8 (height, width[, channels]), not {found}")
+        raise _BadImage(f"an array given as image must be uint8 (height, width[, channels]), not {found}")
     return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
 
 

@@ -140,8 +140,17 @@ def test_what_is_no_picture_is_refused(picture, monkeypatch):
         load_image(picture)
 
 
+@pytest.mark.parametrize("kind, at, junk", [("PPM", 4, b"\x13"), ("TGA", 12, b"\xff" * 2), ("AVIF", 267, bytes(60))])
+def test_a_broken_picture_is_named(tmp_path, kind, at, junk):
+    data = bytearray(encoded(draw(), kind))
+    data[at : at + len(junk)] = junk
+    (tmp_path / "broken").write_bytes(data)
+    with pytest.raises(ValueError, match="broken (cannot be read as|is not) an image"):
+        load_image(tmp_path / "broken")
+
+
 @settings(deadline=None, max_examples=200)
-@given(st.binary(max_size=64), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "GIF", "BMP"]))
+@given(st.binary(max_size=64), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF"]))
 def test_rubbish_is_refused_or_read_but_never_anything_else(junk, position, kind):
     data = bytearray(encoded(draw(), kind))
     data[position : position + len(junk)] = junk
