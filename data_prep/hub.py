@@ -91,7 +91,13 @@ def unfold(sample):
 
 def content_id(image):
     """A name for an image `{"bytes", "path"}`, equal for equal ones: a batch and the states hold an image once."""
+    if not (image["bytes"] or image["path"]):
+        raise DataError("a row has an image with neither bytes nor a path")
     return blake2b(image["bytes"] or image["path"].encode(), digest_size=8).hexdigest()
+
+
+def _text(given):
+    return "" if given is None else str(given).strip()
 
 
 def same_columns(rows, indices, split):
@@ -105,9 +111,9 @@ def same_columns(rows, indices, split):
         "question_id": [_number(key) for key in rows.get("question_id", indices)],
         "question": rows["question"],
         "answers": answers,
-        "question_type": [(given or "").strip() for given in rows.get("question_type", empty)],
-        "answer_type": [(given or "").strip() or kind for given, kind in zip(rows.get("answer_type", empty), kinds)],
-        "provenance": [(given or "").strip() for given in rows.get("provenance", empty)],
+        "question_type": [_text(given) for given in rows.get("question_type", empty)],
+        "answer_type": [_text(given) or kind for given, kind in zip(rows.get("answer_type", empty), kinds)],
+        "provenance": [_text(given) for given in rows.get("provenance", empty)],
         "normalized": few,
     }
 

@@ -46,9 +46,14 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     assert rows["answers"][0] == ["yes"] * 10 and rows["answer_type"][:] == ["other", "yes/no"] * 3
     assert all(rows["normalized"]) and not any(again["normalized"])  # "Yes." is right of these, wrong of those
     numbers = copy.remove_columns(["answers", "answer_type"]).add_column("answer", [2] * 6)
+    numbers = numbers.remove_columns("question_type").add_column("question_type", [0] * 6)
     numbers.add_column("answer_type", ["number "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
     rows = load_split("hub", "train", single)
-    assert rows["answers"][0] == ["2"] * 10 and rows["answer_type"][0] == "number"
+    assert rows["answers"][0] == ["2"] * 10 and rows["answer_type"][0] == "number" and rows["question_type"][0] == "0"
+    nothing = Dataset.from_dict({"question": ["is it?"], "answer": ["no"], "image": [{"bytes": None, "path": ""}]})
+    nothing.to_parquet(single / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="neither bytes nor a path"):
+        load_split("hub", "train", single)
     copy.remove_columns("answers").add_column("answer", [" "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
     with pytest.raises(DataError, match="all answers of a question are empty"):
         load_split("hub", "train", single)
