@@ -8,6 +8,11 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
+def project(width, config):
+    """An encoder's states, `width` numbers each, to the fusion's width."""
+    return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
+
+
 def color_histograms(pixel_values, patches, config):
     """
     How much of each patch has which colour, of `config.color_levels` levels each of red, green and blue. A pixel

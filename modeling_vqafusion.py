@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
-from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, average_grid, color_histograms
+from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, average_grid, color_histograms, project
 
 
 @dataclass
@@ -69,8 +69,7 @@ class VqaFusionPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         """As in transformers, which lets gradients into all that it loads; what is to be frozen is frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
-        model.base_model.freeze()
+        (loaded[0] if isinstance(loaded, tuple) else loaded).base_model.freeze()  # two, with output_loading_info
         return loaded
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -92,10 +91,10 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         super().__init__(config)
         self.vision_model = AutoModel.from_config(config.vision_config)
         self.text_model = AutoModel.from_config(config.text_config)
-        self.image_projection = _project(hidden_width(config.vision_config), config)
+        self.image_projection = project(hidden_width(config.vision_config), config)
         colors = config.color_levels and not config.blind
-        self.color_projection = _project(config.color_levels**3, config) if colors else None
-        self.question_projection = _project(hidden_width(config.text_config), config)
+        self.color_projection = project(config.color_levels**3, config) if colors else None
+        self.question_projection = project(hidden_width(config.text_config), config)
         self.alignment = Alignment(config) if config.alignment_weight and not config.blind else None
         self.fusion_layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_fusion_layers))
         self.question_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -382,10 +381,6 @@ def image_of_each(questions, images, device=None):
     if images not in (1, questions):
         raise ValueError(f"{questions} questions about {images} images: say which with image_index")
     return torch.arange(questions, device=device) % images
-
-
-def _project(width, config):
-    return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
 
 
 def _at_least_float32(tensor):

@@ -152,8 +152,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     found = _identify(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
     folder, contents = broadcast_object_list([found])[0]
     row_of = dict(zip(reversed(contents), reversed(first_row.values())))  # the first one of each content
-    stored = _stored(folder)[1]
-    new = [content for content in dict.fromkeys(contents) if content not in stored]
+    files, position = _stored(folder)
+    new = [content for content in dict.fromkeys(contents) if content not in position]
     part = folder / _sha256("\n".join(new).encode())[:16]  # the same for the same call again
     missing = {}  # file of each shard that is to be made, to the rows of its images
     for number, shard in enumerate(_in_batches(new, SHARD_IMAGES)):
@@ -176,7 +176,8 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     if process.is_main_process and new:
         _write_names(part / IMAGES, new)
     process.wait_for_everyone()
-    files, position = _stored(folder)
+    if new:
+        files, position = _stored(folder)
     return ImageStates(files, {image_id: position[content] for image_id, content in zip(first_row, contents)})
 
 

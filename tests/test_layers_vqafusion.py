@@ -1,8 +1,11 @@
-"""Words that look for their patches: what they learn, what of it reaches the answers, and that padding has no part."""
+"""
+Colours of patches, and words that look for patches: what they learn, what of it reaches the answers, and that padding
+has no part.
+"""
 
 import pytest
 import torch
-from toy_model import batch, tiny_config
+from toy_model import COLORS, batch, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.layers_vqafusion import Dropout, average_grid
@@ -13,6 +16,23 @@ def aligned(weight=0.5):
     model = VqaFusionForVisualQuestionAnswering(tiny_config(alignment_weight=weight, dropout=0.0)).train()
     model.vqafusion.text_model.eval()  # no dropout there either
     return model
+
+
+def test_each_patch_has_a_histogram_of_its_colors():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(**COLORS)).eval()
+    pixels = torch.full((1, 3, 32, 32), -2.0)  # black
+    pixels[:, 0, :16, :16] = 2.0  # red, upper left
+    pixels[:, 2, :16, 16:] = 2.0  # blue, upper right
+    pixels[:, :, 16:, 16:] = 0.0  # half grey, between two levels of each colour
+    states = model.vqafusion.encode_image(pixels)
+    assert states.shape == (1, 17, 32 + 64)
+    histograms = states[0, :, 32:]
+    assert torch.allclose(histograms.sum(-1), torch.ones(17), atol=1e-5)
+    black, red, blue, grey = 0, 3 * 16, 3, [16 * r + 4 * g + b for r in (1, 2) for g in (1, 2) for b in (1, 2)]
+    grid = histograms[1:].view(4, 4, 64)
+    assert (grid[:2, :2, red] == 1).all() and (grid[:2, 2:, blue] == 1).all() and (grid[2:, :2, black] == 1).all()
+    assert torch.allclose(grid[2:, 2:, grey], torch.full((2, 2, 8), 1 / 8))
+    assert histograms[0, [black, red, blue]].tolist() == [0.25] * 3  # the CLS token's are of the whole image
 
 
 def test_averaging_keeps_the_cls_token():
