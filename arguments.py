@@ -131,8 +131,14 @@ def encoder_config(model_arguments, name):
     """The configuration that `vision_config` or `text_config` gives, None if it is not given."""
     value = json_argument(model_arguments, name)
     try:
-        return AutoConfig.for_model(**value) if value else None
+        if not value:
+            return None
+        config = AutoConfig.for_model(**value)
+        known = type(config)()
+        if unknown := sorted(key for key in value if not hasattr(known, key)):  # transformers would keep it to itself
+            raise ValueError(f"it has no {', '.join(unknown)}")
+        return config
     except StrictDataclassError as error:
         raise ValueError(f"--{name} is wrong: {error}") from None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--{name} must have a known model_type: {error}") from None
+        raise ValueError(f"--{name} must have a known model_type, and values that it takes: {error}") from None

@@ -12,7 +12,9 @@ import socket
 import sys
 import time
 from contextlib import contextmanager, suppress
+from datetime import date
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import yaml
 
@@ -49,13 +51,17 @@ def parse(argv, description, *dataclass_types):
         file = argv.pop(0)
         recipe = _read_recipe(file)
         actions = {action.dest: action for action in parser._actions}
+        hints = {name: hint for each in dataclass_types for name, hint in get_type_hints(each).items()}
+        optional = [name for name, hint in hints.items() if type(None) in get_args(hint)]
         unknown = sorted(str(name) for name in recipe if name not in actions)
         if unknown:
             raise ValueError(f"{file} has arguments that do not exist: {', '.join(unknown)}")
         for name, value in recipe.items():
+            if value is None and name not in optional:
+                raise ValueError(f"{file}: {name} has no value")
             if value is False and name.endswith("_strategy"):
                 recipe[name] = "no"  # as was written: YAML takes it for false
-            elif value is not None and {type(value), actions[name].type} & {int, float, string_to_bool}:
+            elif value is not None and {type(value), actions[name].type} & {int, float, date, string_to_bool}:
                 recipe[name] = str(value)  # which argparse checks and converts as it does what follows
         parser.set_defaults(**recipe)
         for action in parser._actions:
@@ -65,7 +71,11 @@ def parse(argv, description, *dataclass_types):
         if name not in known:
             alike = "".join(f"; did you mean {other}?" for other in difflib.get_close_matches(name, known, 1))
             raise ValueError(f"there is no argument {name}{alike}")
-    return parser.parse_args_into_dataclasses(argv)
+    try:
+        return parser.parse_args_into_dataclasses(argv)
+    except (TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        # transformers checks few of the values, such as the JSON of --deepspeed, before it uses them.
+        raise ValueError(f"the arguments do not make sense together: {error}") from None
 
 
 def _read_recipe(file, is_base=False):
@@ -215,8 +225,11 @@ def write_json(file, data):
 
 
 def read_json(file):
-    """What a JSON file holds; `OSError` or `ValueError` if it cannot be read."""
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    """What a JSON file holds; `OSError` or `ValueError`, which names the file, if it cannot be read."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from None
 
 
 def keep_freed_memory():

@@ -185,9 +185,9 @@ def main(argv=None):
     (args,) = parse(argv, __doc__, EvalArguments)
     check(args)
     keep_freed_memory()
-    output_dir = writable_folder(args.output_dir)
     words = Words(args.wordnet)
     rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
+    output_dir = writable_folder(args.output_dir)  # not before, so that a mistake in the above leaves none
     in_split, rows = split_size(rows), spread(rows, args.max_samples)
     if not any(rows["answers"]):
         return submit(args, rows, output_dir)

@@ -36,6 +36,7 @@ def main(argv=None):
         raise ValueError(f"--abstain_below must be from 0 to 1, not {args.abstain_below}")
     if not args.question.strip():
         raise ValueError("--question is empty")
+    args.question.encode()  # what is no text in the terminal's encoding is a `ValueError` here, and odd errors later
     if args.output and Path(args.output).suffix.lower() not in PICTURE_ENDINGS:
         raise ValueError(f"--output {args.output}: the name must end in one of {', '.join(PICTURE_ENDINGS)}")
 

@@ -1,9 +1,8 @@
 """Saved models for this project's own scripts: the installed classes, never the code that lies in the folder."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -41,21 +40,33 @@ def load_model(name):
     if not (Path(name) / "config.json").exists():
         raise ValueError(f"{name} holds no model: there is no config.json in it")
     own_code = {"trust_remote_code": False}  # left out, transformers asks on the terminal whether to run the folder's
-    try:
+    with _reading(f"config.json in {name}"):
         config = AutoConfig.from_pretrained(name, **own_code)
-    except StrictDataclassError as error:
-        raise ValueError(f"config.json in {name} is wrong: {error}") from None
     if config.model_type != VqaFusionConfig.model_type:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a VQAFusion model")
     if not any((Path(name) / file).exists() for file in VOCABULARIES):  # transformers may go on without any word
         raise ValueError(f"{VOCABULARIES[0]} is missing in {name}: copy the folder again")
-    processor = VqaFusionProcessor.from_pretrained(name, **own_code)
+    with _reading(f"the processor in {name}"):
+        processor = VqaFusionProcessor.from_pretrained(name, **own_code)
     if (Path(name) / FUSION).exists():
         return processor, OnnxVqaFusion(config, name).eval()
+    with _reading(f"the weights in {name}"):
+        model, found = VqaFusionForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True, **own_code)
+    # transformers would go on with weights drawn by chance. Early versions did not save the last named.
+    if lacking := [key for key in sorted(found["missing_keys"]) if not key.startswith("shown_answers.")]:
+        raise ValueError(f"the weights in {name} lack {len(lacking)} of the model, such as {lacking[0]}")
+    return processor, model.eval()
+
+
+@contextmanager
+def _reading(what):
+    """A damaged file makes transformers, and what it reads with, raise all kinds: as a `ValueError` that says where."""
     try:
-        return processor, VqaFusionForVisualQuestionAnswering.from_pretrained(name, **own_code).eval()
-    except SafetensorError as error:
-        raise ValueError(f"the weights in {name} are damaged ({error}): copy the folder again") from None
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} cannot be loaded ({error}); is the folder whole?") from None
 
 
 def _fetched(name):

@@ -21,6 +21,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 FETCH_SECONDS = 30
+MAX_RATIO = 200  # of the sides; a processor that scales the shorter one to its size would fill the memory
 MAX_PIXELS = 100_000_000  # a photo of 100 megapixels is real, 30,000 x 30,000 is a decompression bomb
 
 
@@ -110,7 +111,8 @@ def load_image(source):
         `PIL.Image.Image` in mode RGB.
 
     Raises:
-        ValueError: not an image, damaged, or more than `MAX_PIXELS` pixels; the message names the source.
+        ValueError: not an image, damaged, more than `MAX_PIXELS` pixels, or one side more than `MAX_RATIO` times the
+            other; the message names the source.
         FileNotFoundError: no such file.
     """
     given = source
@@ -130,6 +132,8 @@ def load_image(source):
                 raise _BadImage(
                     f"{name}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; make it smaller"
                 )
+            if max(image.size) > MAX_RATIO * min(image.size):
+                raise _BadImage(f"{name}: {image.width} x {image.height} pixels are too long and thin to be looked at")
             return _to_rgb(_upright(image))
     except _BadImage:
         raise

@@ -1,7 +1,9 @@
 """Where training goes on, and whether what is there belongs to the run that is asked for."""
 
+import zipfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import ENCODERS
@@ -39,13 +41,25 @@ def checkpoint(resume, output_dir):
 
 
 def check_checkpoint(folder):
-    """Raise `ValueError` unless the checkpoint is there, with what training goes on with beside the weights."""
+    """Raise `ValueError` unless the checkpoint is there and whole, with what training goes on with beside weights."""
     if not Path(folder).is_dir():
         raise ValueError(f"there is no checkpoint {folder} here: all machines must see the same --output_dir")
-    if not any(file for name in ("scheduler.pt", "global_step*") for file in Path(folder).glob(name)):  # or DeepSpeed's
+    needed = ("scheduler.pt", "optimizer*")  # the latter of FSDP is a folder, and DeepSpeed has both elsewhere
+    if not any(Path(folder).glob("global_step*")) and not all(any(Path(folder).glob(name)) for name in needed):
         raise ValueError(
-            f"{folder} holds weights only, as --save_only_model leaves them: training cannot go on where it was"
+            f"{folder} lacks the optimizer's or the scheduler's state, as --save_only_model leaves it: training cannot "
+            "go on where it was"
         )
+    for file in Path(folder).iterdir():
+        try:
+            if file.suffix in (".pt", ".pth", ".bin"):
+                zipfile.ZipFile(file).close()  # as torch writes them; what they list comes last
+            elif file.suffix == ".safetensors":
+                safe_open(file, "pt")
+            elif file.suffix == ".json":
+                read_json(file)
+        except (zipfile.BadZipFile, SafetensorError, ValueError) as error:
+            raise ValueError(f"{file} is damaged ({error}): remove {folder}, to go on from the one before") from None
 
 
 def check_goes_on(folder, model_arguments, config):

@@ -45,7 +45,7 @@ from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
 from vqafusion.resuming import TEACHERS, check_checkpoint, check_goes_on, check_teacher, checkpoint
 from vqafusion.sharing.retries import HubError, patiently
-from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, top_labels
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, check_reporting, top_labels
 
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
@@ -71,6 +71,7 @@ def build(data, model_arguments, train_set):
             **model_arguments.fusion(image_processor),
         )
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
+        check_tokenizer(tokenizer, train_set["question"][:100], model_arguments.text_model)
         known = answer_tokens(model.config, tokenizer)
         start_at_embeddings(model.eval(), known["input_ids"], known["attention_mask"])
     else:
@@ -100,6 +101,13 @@ def reachable(kind, name):
         patiently(name, hf_hub_download, name, "config.json")
     except (HubError, HFValidationError) as error:
         raise OSError(f"--{kind}_model: there is no folder {name} here, and from the Hub: {error}") from None
+
+
+def check_tokenizer(tokenizer, questions, name):
+    """Raise `ValueError` if it knows no word of the questions: without its files there may still be an empty one."""
+    words = {token for ids in tokenizer(questions, add_special_tokens=False)["input_ids"] for token in ids}
+    if words <= {tokenizer.unk_token_id}:
+        raise ValueError(f"--text_model: the tokenizer of {name} knows no word of the questions; are its files there?")
 
 
 def check_vision_encoder(model, image_processor):
@@ -213,13 +221,15 @@ def main(argv=None):
     keep_freed_memory()
     if data.image_states_dir and (data.flip or data.max_shift):
         raise ValueError("--flip and --max_shift change pixels, so they cannot go with --image_states_dir")
-    for name in ("max_train_samples", "max_eval_samples"):
-        if getattr(data, name) is not None and getattr(data, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(data, name)}")
-    args.answer_type_sampling = json_argument(args, "answer_type_sampling")
+    for name, least in (("max_train_samples", 1), ("max_eval_samples", 1), ("max_shift", 0)):
+        if getattr(data, name) is not None and getattr(data, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(data, name)}")
+    for name in ("answer_type_sampling", "lr_scheduler_kwargs"):
+        setattr(args, name, json_argument(args, name))
     check_shares(args.answer_type_sampling)
     if data.streaming:
         check_streaming(data, args)
+    check_reporting(args.report_to)
     repo, token = hub_destination(args)
     output_dir = writable_folder(args.output_dir)
     if data.image_states_dir:

@@ -11,6 +11,7 @@ import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from .answer_head import look_for_answers
 from .command_line import peak_memory
@@ -320,6 +321,15 @@ class VqaTrainer(WholeCheckpoints, Trainer):
                 f"{checkpoint} was begun with learning rates of {sorted(set(kept))}, not {sorted(set(given))}: leave "
                 "them as they were, or train into another --output_dir"
             )
+
+
+def check_reporting(report_to):
+    """Raise `ValueError` for a tracker that is not installed; `Trainer` would find that when all data is loaded."""
+    try:
+        for tracker in get_reporting_integration_callbacks(report_to):
+            tracker()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--report_to: {error}") from None
 
 
 def top_labels(logits, labels):

@@ -48,6 +48,10 @@ class ModelRun:
         self.collator, self.pixel_collator = collator(image_states=states), collator()
         self.image_ids = rows["image_id"][:]
         self.extra = {}  # figures of the run beyond its answers
+        self.training, self.history = (
+            self._kept("training.json"),
+            self._kept("trainer_state.json").get("log_history", []),
+        )
 
     def ranked(self):
         """For each row the best `TOP_K` answers, best first, as `{"answer", "score"}`; scores are probabilities."""
@@ -91,13 +95,9 @@ class ModelRun:
 
     def seen(self, dataset, split):
         """`trained_on_this_split` and `chosen_on_this_split`, True each, as far as they hold and train.py noted it."""
-        try:
-            training = read_json(self.folder / "training.json")
-        except OSError:
-            return {}
         splits = {"trained_on_this_split": "train_split", "chosen_on_this_split": "eval_split"}
-        same = training.get("dataset") == dataset
-        return {name: True for name, key in splits.items() if same and training.get(key) == split}
+        same = self.training.get("dataset") == dataset
+        return {name: True for name, key in splits.items() if same and self.training.get(key) == split}
 
     def save_temperature(self):
         """Write it to the folder's `config.json`."""
@@ -116,6 +116,11 @@ class ModelRun:
             batch = self.collator([self.encoded[index] for index in part])
             maps.update(zip(part, heat_map(self.model, map_inputs(self.model, batch), DEFAULT).tolist()))
         return maps
+
+    def _kept(self, name):
+        """What train.py noted in a file of the model's folder; nothing of another model, or of one from the Hub."""
+        file = self.folder / name
+        return read_json(file) if file.is_file() else {}
 
     def _logits(self, order, desc):
         """

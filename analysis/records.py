@@ -124,10 +124,7 @@ def read_predictions(file, question_ids):
     Raises:
         ValueError: what the evaluation server would refuse, named; `OSError`: no such file.
     """
-    try:
-        entries = read_json(file)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
+    entries = read_json(file)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f'{file} must be a JSON list of {{"question_id": …, "answer": …}}')
     answers = {}

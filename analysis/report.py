@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Image as ImageColumn
 from PIL import Image
 
-from ..command_line import read_json, whole_file
+from ..command_line import whole_file
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
 from ..pipeline_vqafusion import heat_colors
 from ..processing_vqafusion import load_image
@@ -49,7 +49,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
     """
     accuracy = np.array([record["accuracy"] for record in records]) / 100
     wrong = sum("categories" in record for record in records)
-    drawn = plots(metrics, confidences(records), accuracy, _history(run))
+    drawn = plots(metrics, confidences(records), accuracy, (run.history if run else []))
     gallery = _gallery(shown(records), records, rows, run)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("vqafusion", "analysis"), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
@@ -192,9 +192,3 @@ def _map(grid):
 
 def _address(kind, data):
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _history(run):
-    """The training's log, where the model's folder has one."""
-    file = run.folder / "trainer_state.json" if run else None
-    return read_json(file).get("log_history", []) if file and file.is_file() else []

@@ -7,7 +7,8 @@ Whoever goes through a column writes `rows["name"][:]`: without it `datasets` re
 from itertools import pairwise
 from pathlib import Path
 
-from datasets import Features, Image, List, Value, concatenate_datasets
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
+from datasets.exceptions import DatasetGenerationError
 
 FEATURES = Features(
     {
@@ -65,8 +66,31 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
     if not split:
         raise DataError(f"--dataset {dataset} needs the name of a split (train.py: --train_split, --eval_split)")
     if dataset == "hub":
-        return hub.load(data_dir, split)
+        return hub.load(data_dir, split, skip_missing_images)
     return {"vqa_v2": vqa_v2, "own": own_data}[dataset].load(data_dir, split, skip_missing_images)
+
+
+def generated(rows, features, arguments):
+    """
+    What a generator gives, on disk, and from there where it has been asked for with the same arguments before.
+
+    Args:
+        rows: generator function.
+        features (`datasets.Features`)
+        arguments (`dict`): of `rows`.
+
+    Returns:
+        `datasets.Dataset`
+
+    Raises:
+        DataError: what the generator raised of its data, in the place of the library's own error about it.
+    """
+    try:
+        return Dataset.from_generator(rows, features=features, gen_kwargs=arguments)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise DataError(str(error.__cause__)) from None
+        raise
 
 
 def spread(rows, most):
@@ -92,13 +116,14 @@ def file_stamp(path):
     return status.st_size, status.st_mtime_ns
 
 
-def drop_missing_images(rows, missing, where, skip):
+def drop_missing_images(rows, missing, where, skip, keys=None):
     """
     Args:
         rows (`datasets.Dataset`): columns of `FEATURES`.
         missing (`set[str]`): `image_id` of every image whose file is not there.
         where: the folder or file to name.
         skip (`bool`): leave out their questions, and say so, instead of raising.
+        keys (`list[str]`, *optional*): what `missing` knows the rows' images by, if not by `image_id`.
 
     Returns:
         `datasets.Dataset`
@@ -108,7 +133,7 @@ def drop_missing_images(rows, missing, where, skip):
     """
     if not missing:
         return rows
-    keep = [index for index, image_id in enumerate(rows["image_id"][:]) if image_id not in missing]
+    keep = [index for index, key in enumerate(keys or rows["image_id"][:]) if key not in missing]
     left_out = len(rows) - len(keep)
     named = ", ".join(sorted(missing)[:NAMED]) + (", …" if len(missing) > NAMED else "")
     said = f"{where}: {len(missing)} images are missing: {named}"

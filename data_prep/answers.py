@@ -1,5 +1,6 @@
 """Human answers: how many, of which type; the vocabulary, from the training split only; soft targets."""
 
+import math
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -46,10 +47,7 @@ def read_vocabulary(file):
     Raises:
         ValueError: not a JSON list of answers; `OSError`: no such file.
     """
-    try:
-        answers = read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
+    answers = read_json(file)
     if isinstance(answers, dict) and all(isinstance(number, int) for number in answers.values()):
         answers = sorted(answers, key=answers.get)
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
@@ -155,10 +153,17 @@ def own_answer_text(answer):
 def answer_texts(given):
     """Answers in the shapes that files have, one or several texts or numbers, as a list; `ValueError` for others."""
     several = given if isinstance(given, list) else [given]
-    texts = [str(answer) if type(answer) in (int, float) else answer for answer in several]
+    texts = [_number_text(answer) if type(answer) in (int, float) else answer for answer in several]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"an answer must be a text or a number, not {given!r:.100}")
     return texts
+
+
+def _number_text(number):
+    """As people write it: a column of whole numbers in which one is missing is of 2.0, and NaN, to pandas."""
+    if not math.isfinite(number):
+        raise ValueError(f"an answer is {number}, which is no number: leave such a question out")
+    return str(int(number)) if number == int(number) else str(number)
 
 
 def answer_type(answer):

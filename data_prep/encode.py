@@ -140,7 +140,7 @@ class VqaCollator:
         if self.blind:
             images = {}
         elif self.image_states is None:
-            images = {"pixel_values": self._pixels(rows, [image for _, image in position.values()])}
+            images = {"pixel_values": self._pixels(rows, list(position), [image for _, image in position.values()])}
         else:
             images = {"image_states": torch.from_numpy(np.stack([self.image_states[key] for key in position]))}
         by_question = {}
@@ -158,8 +158,8 @@ class VqaCollator:
             **by_question,
         }
 
-    def _pixels(self, rows, sources):
-        pixels = pixel_values(sources, self.processor.image_processor)
+    def _pixels(self, rows, names, sources):
+        pixels = pixel_values(sources, self.processor.image_processor, names)
         if not (self.flip or self.max_shift):
             return pixels
         # Chance comes from the batch, which is another one in every epoch: a run that goes on loads batches ahead of

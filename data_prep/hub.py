@@ -2,11 +2,13 @@
 
 from contextlib import contextmanager
 from hashlib import blake2b
+from pathlib import Path
 
+import pyarrow.compute as pc
 from datasets import Features, Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from . import FEATURES, DataError, check_unique
+from . import FEATURES, DataError, check_unique, drop_missing_images, split_size
 from .answers import MIN_ANSWERS, answer_texts, answer_type, ten_answers
 from .own_data import whole_number
 
@@ -14,7 +16,7 @@ NEEDED = ("image", "question", "answers")
 PICTURES = ("jpg", "jpeg", "png", "webp")  # as a WebDataset names the pictures of its samples
 
 
-def load(name, split):
+def load(name, split, skip_missing_images=False):
     """
     Args:
         name (`str`): of a data set on the Hub, or a folder of parquet files named by split (`train-*.parquet`), or
@@ -23,12 +25,13 @@ def load(name, split):
             the common copies of VQA v2 have them, `question_id`, `image_id`, `question_type`, `answer_type`; or
             `provenance`. Fewer than ten answers go through [`ten_answers`].
         split (`str`): one of its splits.
+        skip_missing_images (`bool`): leave out the questions whose image is missing.
 
     Returns:
         `datasets.Dataset` with the columns of `FEATURES`; the pictures stay where `datasets` keeps them.
 
     Raises:
-        DataError: no such data set or split, or a column that is missing.
+        DataError: no such data set or split, a column that is missing, a row that lacks something.
     """
     with loading(name, split):
         rows = load_dataset(str(name), split=split)
@@ -41,6 +44,10 @@ def load(name, split):
     check_columns(rows.column_names, name)
     if not len(rows):
         raise DataError(f"split {split!r} of {name} is empty")
+    if missing := _without_picture(rows):
+        keys = [f"that of row {index}" for index in range(len(rows))]
+        rows = drop_missing_images(rows, {keys[index] for index in missing}, name, skip_missing_images, keys)
+    left_out = split_size(rows) - len(rows)
     if "image_id" not in rows.column_names:
         pictures = rows.select_columns("image").cast_column("image", Image(decode=False))
         ids = pictures.map(
@@ -60,7 +67,22 @@ def load(name, split):
     )
     check_unique(set(light["question_id"][:]), len(light), name)
     images = rows.select_columns("image").cast_column("image", Image())
-    return concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
+    loaded = concatenate_datasets([images, light], axis=1).select_columns(list(FEATURES))
+    loaded.left_out = left_out
+    return loaded
+
+
+def _without_picture(rows):
+    """Indices of the rows whose image has neither bytes nor the path of a file; no bytes are read for it."""
+    images = rows.select_columns("image").cast_column("image", Image(decode=False)).with_format("arrow")
+    found, at = [], 0
+    for table in images.iter(batch_size=1000):
+        held = pc.is_valid(pc.struct_field(table["image"], "bytes")).to_pylist()
+        paths = pc.struct_field(table["image"], "path").to_pylist()
+        there = [has_bytes or bool(path) and Path(path).is_file() for has_bytes, path in zip(held, paths)]
+        found += [at + index for index, is_there in enumerate(there) if not is_there]
+        at += len(there)
+    return found
 
 
 @contextmanager
@@ -69,7 +91,8 @@ def loading(name, split):
     try:
         yield
     except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
-        raise DataError(f"split {split!r} of {name} cannot be loaded: {error}") from None
+        # The first of the two says only that something went wrong.
+        raise DataError(f"split {split!r} of {name} cannot be loaded: {error.__cause__ or error}") from None
 
 
 def renamed_columns(names):
@@ -106,6 +129,11 @@ def same_columns(rows, indices, split):
     answers = [ten_answers(texts) if repeated else texts for texts, repeated in zip(written, few)]
     kinds = [answer_type(group[0]) if group else "" for group in answers]
     empty = [None] * len(indices)
+    for key, image_id, question in zip(rows.get("question_id", indices), rows["image_id"], rows["question"]):
+        if image_id in (None, "") or image_id != image_id:  # a number that is missing may be NaN
+            raise DataError(f"split {split!r}: question {key} has no 'image_id', but {image_id!r}")
+        if not isinstance(question, str) or not question.strip():
+            raise DataError(f"split {split!r}: the 'question' of question {key} must be a text, not {question!r:.100}")
     return {
         "image_id": [f"{split}/{image_id}" for image_id in rows["image_id"]],
         "question_id": [_number(key) for key in rows.get("question_id", indices)],

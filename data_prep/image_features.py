@@ -58,11 +58,12 @@ class ImageStates:
         return self.shards[shard][row]
 
 
-def pixel_values(sources, image_processor, **options):
+def pixel_values(sources, image_processor, names=None, **options):
     """
     Args:
         sources: list of what [`load_image`] takes.
         image_processor: of the vision encoder.
+        names (`list[str]`, *optional*): by which an error is to call those that have no path.
         options: what it is to do otherwise than its settings say.
 
     Returns:
@@ -72,13 +73,14 @@ def pixel_values(sources, image_processor, **options):
         DataError: an image that cannot be read, named.
     """
     images = []
-    for source in sources:
+    for index, source in enumerate(sources):
         try:
             images.append(load_image(source))
         except (ValueError, FileNotFoundError) as error:
             in_a_file = isinstance(source, dict) and not source.get("bytes")
             way_on = "; remove that file, and --skip_missing_images True goes on without it" if in_a_file else ""
-            raise DataError(f"{error}{way_on}") from None
+            name = f"image {names[index]}: " if names and not in_a_file else ""
+            raise DataError(f"{name}{error}{way_on}") from None
     return image_processor(images=images, return_tensors="pt", **options)["pixel_values"]
 
 
@@ -188,7 +190,9 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
     options, normalize = _normalized_later(image_processor)
 
     def decode(batch):
-        return pixel_values([rows[index]["image"] for index in batch], image_processor, **options)
+        found = [rows[index] for index in batch]
+        names = [row["image_id"] for row in found]
+        return pixel_values([row["image"] for row in found], image_processor, names, **options)
 
     def encode(pixels):
         with torch.inference_mode():

@@ -12,6 +12,9 @@ from . import FEATURES, DataError, check_unique, drop_missing_images
 from .answers import answer_texts, answer_type, ten_answers
 
 ENDINGS = (".jsonl", ".csv")
+COLUMNS = (
+    "image", "question", "answers", "answer", "question_id", "question_type", "answer_type", "provenance"
+)  # fmt: skip
 
 
 def load(data_dir, split, skip_missing_images=False):
@@ -42,7 +45,7 @@ def load(data_dir, split, skip_missing_images=False):
         known = ", ".join(sorted(f.name for f in file.parent.glob("*") if f.suffix.lower() in ENDINGS)) or "none"
         raise DataError(f"no file {split!r} ending in {' or '.join(ENDINGS)} in {file.parent}; files there: {known}")
     columns = {name: [] for name in FEATURES}
-    missing, unanswered = set(), []
+    missing, unanswered, line = set(), [], 0
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             lines = _table(opened, file) if ending == ".csv" else opened
@@ -52,16 +55,19 @@ def load(data_dir, split, skip_missing_images=False):
                 line = getattr(lines, "line_num", number)  # which `csv` counts, as rows may have several
                 try:
                     row = _row(entry, number, file)
-                except ValueError as error:
-                    raise DataError(f"{file}: line {line}: {error}") from None
+                    there = Path(row["image"]).is_file()
+                except (ValueError, OSError) as error:  # no file can have every name
+                    raise DataError(f"{file}: line {line}: {str(error):.300}") from None
                 for name, value in row.items():
                     columns[name].append(value)
-                if not Path(row["image"]).is_file():
+                if not there:
                     missing.add(row["image_id"])
                 if not row["answers"]:
                     unanswered.append(line)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 {ending[1:]}: {error}") from None
+    except csv.Error as error:  # such as a quote that is never closed, which takes all that follows for one text
+        raise DataError(f"{file}: the row after line {line or 1} cannot be read, see its quotes: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: line {_first_not_utf8(file)} is not UTF-8 ({error}): save it as UTF-8") from None
     if len(unanswered) < len(columns["answers"]) and unanswered:
         raise DataError(f"{file}: line {unanswered[0]}: no answers; leave them out in all rows or in none")
     if not columns["question_id"]:
@@ -74,11 +80,19 @@ def _table(opened, file):
     """Rows of a CSV file as dictionaries. Where a comma is part of a number, spreadsheets write semicolons."""
     head = opened.readline()
     opened.seek(0)
-    rows = csv.DictReader(opened, delimiter=max(",;\t", key=head.count))
+    rows = csv.DictReader(opened, delimiter=max(",;\t", key=head.count), strict=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
     if len(set(rows.fieldnames)) < len(rows.fieldnames):
         raise DataError(f"{file}: a column name stands more than once: {', '.join(rows.fieldnames)}")
     return rows
+
+
+def _first_not_utf8(file):
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return number
 
 
 def _row(entry, number, file):
@@ -91,6 +105,9 @@ def _row(entry, number, file):
         raise ValueError("not a JSON object")
     if None in entry:  # where `csv` puts what is left over
         raise ValueError("more fields than the header has; a text with separators in it must stand in quotes")
+    for name in entry:
+        if name not in COLUMNS and name.strip().lower() in COLUMNS:  # an "Answer" would count for none
+            raise ValueError(f"column {name!r} must be written {name.strip().lower()!r}")
     for name in ("image", "question"):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
             raise ValueError(f"{name!r} is missing or empty; the row has {', '.join(entry) or 'nothing'}")
@@ -102,7 +119,9 @@ def _row(entry, number, file):
     answers = answer_texts(answers)
     if not all(answer.strip() for answer in answers):
         raise ValueError(f"an answer is empty: {answers!r:.100}")
-    " ".join([entry["question"], *answers]).encode()  # half of a UTF-16 pair, which JSON allows, is no text
+    types = {name: str(entry.get(name) or "").strip() for name in ("question_type", "answer_type", "provenance")}
+    texts = [entry["image"], entry["question"], *answers, *types.values()]
+    " ".join(texts).encode()  # half of a UTF-16 pair, which JSON allows, is no text
     key = entry.get("question_id")
     question_id = whole_number("question_id", number if key in (None, "") else key)
     return {
@@ -112,9 +131,8 @@ def _row(entry, number, file):
         "question_id": question_id,
         "question": entry["question"],
         "answers": ten_answers(answers),
-        "question_type": str(entry.get("question_type") or "").strip(),
-        "answer_type": str(entry.get("answer_type") or "").strip() or (answer_type(answers[0]) if answers else ""),
-        "provenance": str(entry.get("provenance") or "").strip(),
+        **types,
+        "answer_type": types["answer_type"] or (answer_type(answers[0]) if answers else ""),
         "normalized": True,
     }
 

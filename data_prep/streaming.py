@@ -3,10 +3,10 @@
 from itertools import count
 
 import torch
-from datasets import Dataset, Features, Image, load_dataset
+from datasets import Features, Image, load_dataset
 from datasets.distributed import split_dataset_by_node
 
-from . import FEATURES, DataError
+from . import FEATURES, DataError, generated
 from .encode import encode_batch
 from .hub import check_columns, content_id, loading, renamed_columns, same_columns, unfold
 
@@ -82,10 +82,13 @@ def on_disk(rows, images=True):
 
     Returns:
         `datasets.Dataset` on disk, with the columns of `FEATURES`.
+
+    Raises:
+        DataError: a row or a file that cannot be read.
     """
     columns = tuple(column for column in FEATURES if images or column != "image")  # a list would be taken for shards
     features = Features({column: FEATURES[column] for column in columns})
-    return Dataset.from_generator(_columns, features=features, gen_kwargs={"rows": rows, "columns": columns})
+    return generated(_columns, features, {"rows": rows, "columns": columns})
 
 
 def _columns(rows, columns):

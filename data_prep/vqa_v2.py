@@ -1,22 +1,31 @@
 """Official VQA v2 JSON files, zipped or not, and COCO image folders."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from datasets import Dataset
-from datasets.exceptions import DatasetGenerationError
 
-from . import FEATURES, DataError, check_unique, drop_missing_images, file_stamp
+from . import FEATURES, DataError, check_unique, drop_missing_images, file_stamp, generated
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)  # what a zip may be found to be
 _READER_VERSION = 4  # part of the cache's key: raise it when the rows change
 
 
+_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # as `FEATURES` holds it
+
+
 class _Question(msgspec.Struct):
-    question_id: int
+    question_id: _Id
     image_id: int
     question: str
 
@@ -26,11 +35,11 @@ class _Answer(msgspec.Struct):
 
 
 class _QuestionId(msgspec.Struct):
-    question_id: int
+    question_id: _Id
 
 
 class _Annotation(msgspec.Struct):
-    question_id: int
+    question_id: _Id
     question_type: str
     answer_type: str
     answers: Annotated[list[_Answer], msgspec.Meta(min_length=1)]
@@ -76,12 +85,7 @@ def load(data_dir, split, skip_missing_images=False):
         # A tuple: `from_generator` takes a list for shards and would run once for each entry.
         "stamp": (_READER_VERSION, *(file_stamp(file) for file, _ in sources)),
     }
-    try:
-        rows = Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
+    rows = generated(_rows, FEATURES, arguments)
     # Not in `_rows`, which does not run again when its result is in the cache.
     present = {file.name for file in images.iterdir()}
     missing = {key for key in rows.unique("image_id") if _file_name(images, int(key.rpartition("/")[2])) not in present}
@@ -127,7 +131,7 @@ def _read(source, key):
         entries = msgspec.json.decode(entries, type=list[msgspec.Raw])
     except msgspec.ValidationError:
         raise DataError(f"{_name(source)} holds no list of {key!r}; it is not an official VQA v2 file") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, zipfile.BadZipFile, RecursionError, OSError) as error:
+    except (*_DAMAGED, msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise DataError(f"{_name(source)} is not valid JSON ({error}); fetch it again") from None
     if not entries:
         raise DataError(f"{_name(source)}: the list of {key!r} is empty")

@@ -238,10 +238,7 @@ def _write(file, text):
 def _read_results(file, needed=True):
     if file is None or not (needed or Path(file).exists()):
         return None
-    try:
-        return read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    return read_json(file)
 
 
 if __name__ == "__main__":

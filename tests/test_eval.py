@@ -192,7 +192,7 @@ def test_eval_names_bad_input(trained, tmp_path, capsys):
     model = ("--model", trained / "model", "--dataset", "vqa_v2", "--data_dir", data)
     result = run("eval.py", *model, "--split", "val", "--output_dir", tmp_path / "out")
     refused(result, "'val'", SPLIT)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     for place in ("/proc/none", "/proc"):  # there, and still not to be written to
         result = in_process(capsys, *model, "--split", SPLIT, "--output_dir", place, script=evaluation)
         refused(result, f"cannot write to {place}:")
@@ -233,7 +233,7 @@ def test_questions_left_out_are_counted(runs, tmp_path):
     assert metrics["questions"] < metrics["questions_in_split"] == 24
 
 
-def test_what_a_score_must_not_be_taken_for_is_said(runs, tmp_path):
+def test_what_a_score_must_not_be_taken_for_is_said(runs, tmp_path, capsys):
     shutil.copytree(runs / "model", tmp_path / "model")
     made = {"dataset": "vqa_v2", "train_split": SPLIT, "eval_split": SPLIT}
     (tmp_path / "model" / "training.json").write_text(json.dumps(made))
@@ -241,7 +241,15 @@ def test_what_a_score_must_not_be_taken_for_is_said(runs, tmp_path):
     metrics = metrics_of(runs, "part")
     assert metrics["trained_on_this_split"] is metrics["chosen_on_this_split"] is True
     assert (metrics["questions"], metrics["questions_in_split"]) == (10, 24)
-    assert ModelRun.seen(SimpleNamespace(folder=tmp_path / "model"), "own", SPLIT) == {}
+    assert ModelRun.seen(SimpleNamespace(training=made), "own", SPLIT) == {}
+    for name in ("training.json", "trainer_state.json"):  # found before the questions are answered, not after it
+        (tmp_path / "model" / name).write_text('{"cut')
+        where = ("--dataset", "vqa_v2", "--data_dir", runs / "data", "--split", SPLIT, "--output_dir", tmp_path / "out")
+        result = in_process(capsys, "--model", tmp_path / "model", *where, script=evaluation)
+        assert (
+            result.returncode == 2 and f"{name} is not valid JSON" in result.stderr and "Answering" not in result.stderr
+        )
+        (tmp_path / "model" / name).write_text(json.dumps(made))
     for name in ("report.md", "report.html"):
         text = (runs / "part" / name).read_text()
         assert "Only 10 of the split's 24 questions" in html.unescape(text) and "what is remembered" in text

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Image, concatenate_datasets
 from toy_data import SPLIT, draw
+from toy_data import encoded as picture_bytes
 
-from vqafusion.data_prep import FEATURES, DataError, load_split
+from vqafusion.data_prep import FEATURES, DataError, load_split, split_size
 from vqafusion.data_prep.encode import VqaCollator, encode
+from vqafusion.data_prep.streaming import on_disk, open_stream
 
 
 def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
@@ -52,7 +54,7 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     assert rows["answers"][0] == ["2"] * 10 and rows["answer_type"][0] == "number" and rows["question_type"][0] == "0"
     nothing = Dataset.from_dict({"question": ["is it?"], "answer": ["no"], "image": [{"bytes": None, "path": ""}]})
     nothing.to_parquet(single / "train-00000-of-00001.parquet")
-    with pytest.raises(DataError, match="neither bytes nor a path"):
+    with pytest.raises(DataError, match="1 images are missing: that of row 0; --skip_missing"):
         load_split("hub", "train", single)
     copy.remove_columns("answers").add_column("answer", [" "] * 6).to_parquet(single / "train-00000-of-00001.parquet")
     with pytest.raises(DataError, match="all answers of a question are empty"):
@@ -67,3 +69,54 @@ def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
     ):  # fmt: skip
         with pytest.raises(DataError, match=words):
             load_split("hub", split, place)
+
+
+def write(folder, **columns):
+    """A split of three questions, of which some columns are others."""
+    picture = picture_bytes(draw(), "PNG")
+    table = {
+        "image": [{"bytes": picture, "path": None}] * 3, "image_id": [1, 2, 3], "question": ["is it?"] * 3,
+        "question_id": [7, 8, 9], "answer": ["no"] * 3,
+    }  # fmt: skip
+    Dataset.from_dict(table | columns).to_parquet(folder / "train-0.parquet")
+
+
+@pytest.mark.parametrize(
+    "columns,words",
+    [
+        ({"image_id": [1, None, 3]}, "question 8 has no 'image_id', but None"),
+        ({"image_id": [1.0, float("nan"), 3.0]}, "question 8 has no 'image_id'"),
+        ({"image_id": ["a", "b", ""]}, "question 9 has no 'image_id', but ''"),
+        ({"question": ["is it?", None, "is it?"]}, "'question' of question 8 must be a text, not None"),
+        ({"question": [" ", "is it?", "is it?"]}, "'question' of question 7 must be a text, not ' '"),
+        ({"question": [["a", "b"]] * 3}, "'question' of question 7 must be a text, not ['a', 'b']"),
+        ({"answer": [1.0, float("nan"), 2.0]}, "an answer is nan"),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_that_lacks_something_is_named(tmp_path, columns, words, streaming):
+    write(tmp_path, **columns)
+    with pytest.raises(DataError) as error:
+        on_disk(open_stream(tmp_path, "train")) if streaming else load_split("hub", "train", tmp_path)
+    assert words in str(error.value)
+
+
+def test_missing_images_are_counted_or_passed_over(tmp_path, processor):
+    here, gone = tmp_path / "a.png", tmp_path / "b.png"
+    draw().save(here)
+    write(tmp_path, image=[{"bytes": None, "path": str(here)}, {"bytes": None, "path": str(gone)}, None])
+    with pytest.raises(DataError, match="2 images are missing: that of row 1, that of row 2; --skip_missing_images"):
+        load_split("hub", "train", tmp_path)
+    rows = load_split("hub", "train", tmp_path, skip_missing_images=True)
+    assert rows["question_id"][:] == [7] and split_size(rows) == 3
+    cut = {"bytes": picture_bytes(draw(size=(400, 300)), "JPEG")[:900], "path": None}
+    write(tmp_path, image=[cut] * 3)
+    rows = encode(load_split("hub", "train", tmp_path), processor.tokenizer, {"no": 0})
+    with pytest.raises(DataError, match="image train/2: .* cannot be read as an image"):
+        VqaCollator(processor, 1)([rows[1]])
+
+
+def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path):
+    (tmp_path / "train-0.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="Parquet"):
+        load_split("hub", "train", tmp_path)

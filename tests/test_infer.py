@@ -10,6 +10,7 @@ import pytest
 import torch
 from commands import in_process, refused, run
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from toy_data import SPLIT, draw, encoded, huge_header
 
 from vqafusion import eval as evaluation
@@ -100,6 +101,7 @@ def test_infer_names_bad_pictures(trained, tmp_path, capsys, name, data):
     [
         ({"--question": ""}, "--question"),
         ({"--question": "word " * 10_000}, "--question is longer"),
+        ({"--question": "caf\udce9?"}, "surrogates not allowed"),  # as a Latin-1 byte of the command line arrives
         ({"--top_k": 0}, "--top_k"),
         ({"--model": "/nowhere/model"}, "/nowhere/model"),
         ({"--output": "/proc/none/result.png"}, "/proc/none"),
@@ -119,9 +121,17 @@ def test_a_model_that_was_half_copied_is_named(trained, tmp_path, capsys):
     shutil.copytree(trained / "model", tmp_path / "model")
     whole = (tmp_path / "model" / "model.safetensors").read_bytes()
     (tmp_path / "model" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    refused(in_process(capsys, *ask), "model are damaged", "copy the folder again")
+    refused(in_process(capsys, *ask), f"the weights in {tmp_path / 'model'} cannot be loaded", "is the folder whole?")
+    weights = load_file(trained / "model" / "model.safetensors")
+    del weights["classifier.0.weight"], weights["shown_answers.usual"]
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    refused(in_process(capsys, *ask), "lack 1 of the model, such as classifier.0.weight")
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_text((trained / "model" / name).read_text()[:-20])
+        refused(in_process(capsys, *ask), "cannot be loaded")
+        shutil.copy(trained / "model" / name, tmp_path / "model" / name)
     (tmp_path / "model" / "tokenizer.json").unlink()
     refused(in_process(capsys, *ask), "tokenizer.json is missing", "copy the folder again")
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dropout": "much"}))
-    refused(in_process(capsys, *ask), "config.json", "is wrong", "dropout")
+    refused(in_process(capsys, *ask), "config.json", "cannot be loaded", "dropout")

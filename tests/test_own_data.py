@@ -71,7 +71,7 @@ def test_what_all_say_counts_in_full_however_it_is_written(own, answers, known):
 
 
 def test_answers_may_be_numbers_and_single_letters(own):
-    given = [0, 2.5, [3, 3], "A", "+"]
+    given = [0, 2.5, [3.0, 3], "A", "+"]
     rows = [{"image": "a.png", "question": "what?", "answer": answer} for answer in given]
     (own / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rows = load_split("own", "odd.jsonl", own)
@@ -159,11 +159,26 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
         ("x.jsonl", '{"image": "a.png", "question": "q", "answers": ["a", " "]}', "line 1: an answer is empty"),
         ("x.csv", "image,question,answer\na.png,what is this, really?,a\n", "line 2: more fields than the header"),
         ("x.csv", "image,question,answer,answer\na.png,q,a,b\n", "more than once: image, question, answer, answer"),
+        (
+            "x.csv",
+            'image,question,answer\na.png,q,a\na.png,"q,a\na.png,q,a\n',
+            "after line 2 cannot be read, see its quotes",
+        ),
+        ("x.csv", 'image,question,answer\na.png,"a "red" one?",a\n', "after line 1 cannot be read, see its quotes"),
+        ("x.csv", b"image,question,answer\na.png,caf\xe9?,a\n", "line 2 is not UTF-8"),
+        ("x.csv", "image,question,Answer\na.png,q,a\n", "line 2: column 'Answer' must be written 'answer'"),
+        ("x.jsonl", '{"image": "' + "iVBORw0KGgo" * 99 + '", "question": "q", "answer": "a"}', "line 1: [Errno 36]"),
+        (
+            "x.jsonl",
+            '{"image": "a.png", "question": "q", "answer": "a", "question_type": "\\ud800"}',
+            "line 1: 'utf-8'",
+        ),
+        ("x.jsonl", '{"image": "a.png", "question": "q", "answers": [NaN]}', "line 1: an answer is nan"),
         ("x.txt", "", "files there: dev.csv, train.jsonl"),
     ],
 )
 def test_bad_own_data_is_named(own, name, text, words):
-    (own / name).write_text(text)
+    (own / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError) as error:
         load_split("own", name, own)
     assert words in str(error.value) and str(own) in str(error.value)

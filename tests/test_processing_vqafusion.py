@@ -136,11 +136,14 @@ def test_what_is_no_picture_is_refused(picture, monkeypatch):
     assert load_image(draw()).size == (48, 40)
     with pytest.raises(ValueError, match="49 x 40 pixels are more than 1,920"):
         load_image(draw(size=(49, 40)))
+    assert load_image(draw(size=(1, 200))).size == (1, 200)
+    with pytest.raises(ValueError, match="1 x 201 pixels are too long and thin"):
+        load_image(draw(size=(1, 201)))
     with pytest.raises(ValueError, match="uint8|shows nothing"):
         load_image(picture)
 
 
-@pytest.mark.parametrize("kind, at, junk", [("PPM", 4, b"\x13"), ("TGA", 12, b"\xff" * 2), ("AVIF", 267, bytes(60))])
+@pytest.mark.parametrize("kind, at, junk", [("PPM", 4, b"\x13"), ("TGA", 12, b"\xff\x0f"), ("AVIF", 267, bytes(60))])
 def test_a_broken_picture_is_named(tmp_path, kind, at, junk):
     data = bytearray(encoded(draw(), kind))
     data[at : at + len(junk)] = junk

@@ -14,6 +14,7 @@ from commands import ROOT, TWO_PROCESSES, evaluate, in_process, refused, run
 from datasets import Dataset
 from safetensors.torch import load_file
 from toy_data import SPLIT, draw
+from transformers import AutoTokenizer
 
 from vqafusion import train
 from vqafusion.arguments import DataArguments, ModelArguments
@@ -66,9 +67,15 @@ def test_train_resumes(trained, tmp_path):
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
     refused(result, "no checkpoint in")
     only_model = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
-    (only_model / "scheduler.pt").unlink()
+    for name in ("trainer_state.json", "optimizer.pt", "model.safetensors"):
+        whole = (only_model / name).read_bytes()
+        (only_model / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=f"{name} is"):
+            check_checkpoint(only_model)
+        (only_model / name).write_bytes(whole)
+    (only_model / "optimizer.pt").unlink()
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
-    refused(result, str(only_model), "weights only")
+    refused(result, str(only_model), "lacks the optimizer's")
     (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
     check_checkpoint(only_model)
     given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
@@ -192,6 +199,13 @@ def test_the_scores_in_the_folder_are_those_of_its_weights(chosen, kept):
     assert scores == ({"overall": kept, "per_answer_type": {"number": 29.0}, "top_5": 50.0} if chosen else None)
 
 
+def test_a_text_encoder_without_its_tokenizer_is_refused(model, processor, tmp_path):
+    model.vqafusion.text_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="some/encoder knows no word"):
+        train.check_tokenizer(AutoTokenizer.from_pretrained(tmp_path), ["is it red?"], "some/encoder")
+    train.check_tokenizer(processor.tokenizer, ["is it red?"], "")
+
+
 def test_train_names_bad_input(trained, tmp_path, capsys):
     refused(in_process(capsys, tmp_path / "none.yaml", script=train), "there is no recipe", "none.yaml")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nlearning_speed: 3\n")
@@ -210,6 +224,11 @@ def test_train_names_bad_input(trained, tmp_path, capsys):
         ("per_device_eval_batch_size", "0", "--per_device_eval_batch_size must be at least 1"),
         ("image_states_dir", "/proc/none", "/proc/none"),
         ("text_config", "null", "give both --vision_config and --text_config, or neither"),
+        ("max_shift", "-1", "--max_shift must be at least 0"),
+        ("report_to", "wandb", "wandb"),
+        ("lr_scheduler_kwargs", "x", "--lr_scheduler_kwargs must be a JSON object"),
+        ("deepspeed", "x", "deepspeed"),
+        ("vision_config", '{"model_type":"clip_vision_model","hiden_size":32}', "it has no hiden_size"),
         ("learning_rat", "1", "no argument --learning_rat; did you mean --learning_rate?"),
         ("vision_config", json.dumps(ONLY_PARTS, separators=(",", ":")), "'vit_mae' sees other parts"),
     ):
@@ -226,6 +245,7 @@ def test_train_names_bad_input(trained, tmp_path, capsys):
     for written, words in (
         ("num_teachers: []", "invalid int value: '[]'"), ("learning_rate: {a: 1}", "invalid float value"),
         ("blind: [yes]", "Truthy value expected"), ("1: 2", "arguments that do not exist: 1"),
+        ("seed:", "seed has no value"), ("num_answers: 1\noutput_dir: 2026-11-28\nlearning_rate: x", "learning-rate"),
         ("base: 7", "base must be the name of another recipe, not 7"),
         ("{vision_config: {model_type: clip_vision_model, hidden_size: x}, text_config: {model_type: bert}}", "Field"),
         ("{vision_config: {model_type: clip_vision_model, patch_size: -1}, text_config: {model_type: bert}}", "-1"),

@@ -7,6 +7,7 @@ import pytest
 from toy_data import SPLIT, annotations_file, questions_file, replace, write_vqa_v2
 
 from vqafusion.data_prep import FEATURES, DataError, load_split
+from vqafusion.data_prep.vqa_v2 import _find, _read
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import question_score
 
 
@@ -62,6 +63,7 @@ def test_test_splits_need_no_annotations(tmp_path):
         (lambda d: (d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink(), "1 images are missing"),
         (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
         (lambda d: replace(annotations_file(d), '"Red."', "3"), "answers[7].answer"),
+        (lambda d: replace(questions_file(d), "1001", str(2**63)), "entry 1 of 'questions'"),
         (lambda d: (d / "broken.zip").write_text("no zip") and questions_file(d).unlink(), "not a readable zip"),
     ],
 )  # fmt: skip
@@ -70,6 +72,24 @@ def test_bad_files_are_named(official, harm, words):
     with pytest.raises(DataError) as error:
         load_split("vqa_v2", SPLIT, official)
     assert words in str(error.value) and str(official) in str(error.value)
+
+
+def test_any_damage_to_a_zip_is_named(official):
+    archive = official / "questions.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.write(questions_file(official), questions_file(official).name)
+    questions_file(official).unlink()
+    whole = archive.read_bytes()
+    named = 0  # what is left is damage to dates and the like
+    for at in range(0, len(whole), 3):
+        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            if source := _find(official, questions_file(official).name):
+                _read(source, "questions")
+        except DataError as error:
+            assert str(official) in str(error)
+            named += 1
+    assert named > len(whole) / 6
 
 
 def test_annotations_of_another_split_are_refused(tmp_path, official):
