@@ -92,21 +92,24 @@ class VqaFusionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         # Not in `validate_…` methods, whose errors are no `ValueError`.
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+        for name in ("hidden_size", "intermediate_size", "num_fusion_layers", "num_attention_heads", "image_pool_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
-        for name in ("num_fusion_layers", "image_pool_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         levels = self.color_levels
         if levels is not None and not (2 <= levels <= 16 and self.image_mean and self.image_std):
             raise ValueError(f"color_levels ({levels}) must be from 2 to 16, with image_mean and image_std")
         if self.answer_loss not in ("bce", "ce"):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {self.answer_loss!r}")
-        if self.alignment_weight < 0:
-            raise ValueError(f"alignment_weight must be at least 0, not {self.alignment_weight}")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must be from 0 to 1, not {self.dropout}")
+        for name in ("alignment_weight", "initializer_range", "layer_norm_eps"):
+            if not getattr(self, name) >= 0:  # NaN neither
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.answer_temperature > 0:
             raise ValueError(f"answer_temperature must be above 0, not {self.answer_temperature}")
         self.vision_config = _encoder_config(self.vision_config, CLIPVisionConfig)
