@@ -257,8 +257,11 @@ def train_teacher(data, model_arguments, args, output_dir, number):
         check_teacher(folder, record(data, model_arguments, own))
     else:
         with only_run_in(folder, args.process_index == 0):
+            begun = get_last_checkpoint(folder)
+            if begun:
+                check_checkpoint(begun)
             # What learns from models that look for their answers gains nothing by that (docs/tried.md).
-            train(data, model_arguments, own, folder, get_last_checkpoint(folder), look_for_answers=False)
+            train(data, model_arguments, own, folder, begun, look_for_answers=False)
         this_process().wait_for_everyone()  # the first one has written the model, which all will load
     return folder
 
