@@ -10,12 +10,13 @@ import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqafusion.analysis.calibration import TEMPERATURES
 from vqafusion.analysis.failures import FAILED_BELOW, categories, count_categories
 from vqafusion.analysis.faithfulness import faithfulness
 from vqafusion.analysis.model_run import ModelRun
 from vqafusion.analysis.records import RECORDS, make_records, read_predictions, read_run, same_questions, write_lines
 from vqafusion.analysis.report import interval_text, shown, write_report
-from vqafusion.analysis.scores import paired_difference
+from vqafusion.analysis.scores import p_text, paired_difference
 from vqafusion.analysis.summary import abstaining, summarize
 from vqafusion.analysis.words import Words
 from vqafusion.arguments import SourceArguments
@@ -175,8 +176,8 @@ def print_table(metrics):
     for name, value, interval in rows:
         print(f"{name:<20}{value:>8.2f}   {interval_text(interval)}")
     for name, other in metrics["compared"].items():
-        p_value = f"p = {other['p_value']:.4f}"
-        print(f"above {name:<14}{other['difference']:>8.2f}   {interval_text(other['interval'])}   {p_value}")
+        interval = interval_text(other["interval"])
+        print(f"above {name:<14}{other['difference']:>8.2f}   {interval}   p {p_text(other['p_value'])}")
     print(f"{'questions':<20}{metrics['questions']:>8}")
 
 
@@ -229,8 +230,13 @@ def main(argv=None):
             f"{fitted['questions']} questions about images that it was not fitted on: {fitted['error_at_1']:.2f} % at "
             f"temperature 1, {fitted['error']:.2f} % at this one"
         )
-        if fitted["error"] > fitted["error_at_1"]:
+        low, high = fitted["difference_interval"]
+        if low > 0:
             print("which is worse: fit it on more questions, or put it back to 1 in the folder's config.json")
+        elif high >= 0:
+            print("which is no difference that so many questions can tell")
+        if fitted["temperature"] in TEMPERATURES:
+            print("it is at the end of the range that is looked through: these probabilities say little")
     print_table(metrics)
     print(f"\nwritten: {output_dir / 'report.html'}, metrics.json, failures.jsonl and more beside it")
     if args.open:

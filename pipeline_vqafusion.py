@@ -221,8 +221,8 @@ def spread_attention(attention, width, height, box):
 def ablation_map(model, input_ids, attention_mask, image_states):
     """
     What the best answer rests on: how much its score falls when the encoder's states of a place are replaced by their
-    mean over the image. Of the maps that analysis/faithfulness.py compares it is the most faithful; attention weights
-    alone hardly tell more than chance.
+    mean over the image. Of the maps that analysis/faithfulness.py compares it is among the most faithful, with
+    integrated gradients; attention weights alone hardly tell more than chance.
 
     Args:
         model: a [`VqaFusionForVisualQuestionAnswering`] in eval mode.

@@ -7,6 +7,7 @@ import torch
 
 RISKS = (1, 5, 10)  # percent
 BINS = 15
+TEMPERATURES = 0.05, 20.0  # between which one is looked for
 
 
 def reliability(confidence, accuracy, bins=BINS):
@@ -20,7 +21,7 @@ def reliability(confidence, accuracy, bins=BINS):
         list of dicts `low`, `high`, `questions`, `confidence`, `accuracy` (means), one for each bin that is not empty.
     """
     confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (low, high], as Guo et al. have them
+    place = _bin_of(confidence, bins)
     return [
         {
             "low": number / bins, "high": (number + 1) / bins, "questions": int(inside.sum()),
@@ -40,6 +41,45 @@ def expected_calibration_error(confidence, accuracy, bins=BINS):
     return sum(row["questions"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(confidence)
 
 
+def _bin_of(confidence, bins=BINS):
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (low, high], as Guo et al. have them
+
+
+def error_by_chance(confidence, draws=200, seed=0):
+    """
+    The expected calibration error, 0 to 1, to be expected of so many answers where every probability is just right,
+    which is not 0: chance moves the accuracy of each bin. Of answers that are right or wrong; scores between vary less.
+    """
+    confidence = np.asarray(confidence, dtype=float)
+    rng, place = np.random.default_rng(seed), _bin_of(confidence)
+    gaps = [np.bincount(place, (rng.random(len(place)) < confidence) - confidence) for _ in range(draws)]
+    return float(np.abs(gaps).sum(axis=1).mean() / len(place))
+
+
+def error_difference(confidence, others, accuracy, images, resamples=1000, seed=0):
+    """
+    By how much the expected calibration error of `confidence` is larger than that of `others`, on the same questions.
+
+    Args:
+        confidence, others: `(questions,)` probabilities.
+        accuracy: `(questions,)`, 0 to 1.
+        images: `(questions,)`, the image of each question; whole images are resampled.
+
+    Returns:
+        `(low, high)`, the 95 % percentile bootstrap interval of the difference.
+    """
+    _, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
+    times = np.random.default_rng(seed).multinomial(
+        image.max() + 1, np.full(image.max() + 1, 1 / (image.max() + 1)), resamples
+    )
+    errors = []
+    for given in (confidence, others):
+        gaps = np.zeros((image.max() + 1, BINS))
+        np.add.at(gaps, (image, _bin_of(given)), np.asarray(given) - accuracy)
+        errors.append(np.abs(times @ gaps).sum(axis=1) / (times @ np.bincount(image)))
+    return tuple(np.percentile(errors[0] - errors[1], [2.5, 97.5]).tolist())
+
+
 def fit_temperature(logits, accuracy, probabilities):
     """
     The one number that divides the logits so that the probability of the answer given is how often it is right: it
@@ -52,21 +92,28 @@ def fit_temperature(logits, accuracy, probabilities):
         probabilities: from logits to probabilities at temperature 1.
 
     Returns:
-        `float`, between 0.05 and 20.
+        `float`, within `TEMPERATURES`.
     """
     logits, accuracy = logits.double(), torch.as_tensor(accuracy, dtype=torch.float64)
-    exponent = torch.zeros((), dtype=torch.float64, requires_grad=True)
+
+    def loss(exponent):
+        confidence = probabilities(logits / exponent.exp()).amax(dim=-1).clamp(1e-12, 1 - 1e-12)
+        return torch.nn.functional.binary_cross_entropy(confidence, accuracy)
+
+    # From the best of a few, since there is no gradient where all probabilities are 0 or 1.
+    tried = torch.linspace(*np.log(TEMPERATURES), 13, dtype=torch.float64)
+    with torch.no_grad():
+        exponent = min(tried, key=loss).clone().requires_grad_()
     optimizer = torch.optim.LBFGS([exponent], max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss():
+    def step():
         optimizer.zero_grad()
-        confidence = probabilities(logits / exponent.exp()).amax(dim=-1).clamp(1e-12, 1 - 1e-12)
-        value = torch.nn.functional.binary_cross_entropy(confidence, accuracy)
+        value = loss(exponent)
         value.backward()
         return value
 
-    optimizer.step(loss)
-    return float(exponent.detach().exp().clamp(0.05, 20))
+    optimizer.step(step)
+    return float(exponent.detach().exp().clamp(*TEMPERATURES))
 
 
 def in_first_half(image_ids):
@@ -87,6 +134,13 @@ def risk_coverage(confidence, accuracy):
     risk = np.cumsum(1 - accuracy[order]) / np.arange(1, len(order) + 1)
     last = np.searchsorted(-confidence[order], -confidence[order], side="right") - 1  # of those equally sure
     return (last + 1) / len(order), risk[last]
+
+
+def area_under_risk_coverage(confidence, accuracy):
+    """Mean risk over all coverages, 0 to 1; of questions of equal confidence, the mean over all their orders."""
+    _, place, counts = np.unique(-np.asarray(confidence, dtype=float), return_inverse=True, return_counts=True)
+    error = np.repeat(np.bincount(place, 1 - np.asarray(accuracy, dtype=float)) / counts, counts)
+    return float((np.cumsum(error) / np.arange(1, len(error) + 1)).mean())
 
 
 def coverage_at_risk(confidence, accuracy, risk):
@@ -116,7 +170,7 @@ def best_threshold(confidence, accuracy, cost=1.0):
     order = np.argsort(-confidence, kind="stable")
     gained = np.cumsum(np.where(accuracy > 0, accuracy, -cost)[order])
     last = np.flatnonzero(np.diff(confidence[order], append=-1))  # those equally sure are answered together
-    best = last[np.argmax(gained[last])]
+    best = last[gained[last] == gained[last].max()][-1]  # of equal ones that which answers most, as in their code
     return float(confidence[order][best]) if gained[best] > 0 else np.inf
 
 
@@ -129,9 +183,8 @@ def abstention(confidence, accuracy, image_ids):
         dict, shares in percent; a threshold of None means not to answer at all.
     """
     confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
-    coverage, risk = risk_coverage(confidence, accuracy)
     result = {
-        "area_under_risk_coverage": round(100 * float(risk.mean()), 2),
+        "area_under_risk_coverage": round(100 * area_under_risk_coverage(confidence, accuracy), 2),
         "coverage_at_risk": {str(r): round(100 * coverage_at_risk(confidence, accuracy, r / 100), 2) for r in RISKS},
     }
     fit = in_first_half(image_ids)

@@ -8,7 +8,7 @@ import json
 
 from ..command_line import one_line_errors
 from .records import read_run, same_questions
-from .scores import paired_difference
+from .scores import p_text, paired_difference
 
 
 @one_line_errors
@@ -42,7 +42,9 @@ def main(argv=None):
     for kind, row in rows.items():
         interval = "{:+.2f} to {:+.2f}".format(*row["interval"]) if row["interval"] else "of too few images"
         numbers = f"{row['a']:>8.2f}{row['b']:>8.2f}{row['difference']:>+8.2f}"
-        print(f"{kind:<12}{numbers}   {interval:<20}{row['p_value']:>8.4f}")
+        print(f"{kind:<12}{numbers}   {interval:<20}{p_text(row['p_value']):>10}")
+    if len(kinds) > 1:
+        print("\nEach p is of its line alone: among several, one is small by chance more often.")
 
 
 if __name__ == "__main__":

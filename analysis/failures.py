@@ -8,7 +8,7 @@ import math
 from collections import Counter
 
 from ..data_prep.answers import answer_type
-from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer
+from ..metrics.vqa_accuracy.vqa_accuracy import normalize_answer, soft_scores
 from .records import most_common_answer
 
 FAILED_BELOW = 50  # percent
@@ -94,19 +94,20 @@ def count_categories(records, rules):
     Returns:
         list of dicts, most error first: `category`, `failures`, `judged` (of how many failures it is known whether they
         are in it; heat maps are drawn for a random part), `error` (what mending them would return, in percent of all
-        error) and `points` (the same in points of overall accuracy), both as if the others were like those judged.
-        Categories of which nothing is known are left out.
+        that answers lose to the best human one) and `points` (the same in points of overall accuracy), both as if the
+        others were like those judged. Categories of which nothing is known are left out.
     """
-    lost = [100 - record["accuracy"] for record in records]
+    # Where people disagree, no answer has 100.
+    lost = [100 * max(soft_scores(record["answers"]).values()) - record["accuracy"] for record in records]
     failed = sum(loss for loss, found in zip(lost, rules) if found is not None)
     table = []
     for name in CATEGORIES:
         judged = [(loss, found[name]) for loss, found in zip(lost, rules) if found and name in found]
         if judged:
             inside = [loss for loss, holds in judged if holds]
-            error = sum(inside) * failed / sum(loss for loss, _ in judged)
+            error = sum(inside) * failed / (sum(loss for loss, _ in judged) or 1)
             table.append({
                 "category": name, "failures": len(inside), "judged": len(judged),
-                "error": round(100 * error / sum(lost), 1), "points": round(error / len(records), 2),
+                "error": round(100 * error / (sum(lost) or 1), 1), "points": round(error / len(records), 2),
             })  # fmt: skip
     return sorted(table, key=lambda row: -row["error"])

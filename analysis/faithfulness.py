@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from .heat_maps import VARIANTS, heat_map, map_inputs
-from .scores import rounded_interval
+from .scores import bootstrap_interval, rounded
 
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the patches taken away or put back
 BASELINES = ("random", "centre")
@@ -67,7 +67,7 @@ def faithfulness(model, collator, rows, seed=0, variants=tuple(VARIANTS)):
             gains = (random - areas[:, number]) * (1, -1)
             for curve, gain in zip(("deletion", "insertion"), gains.T):
                 result[name][f"{curve}_gain"] = round(float(gain.mean()), 2)
-                result[name][f"{curve}_gain_interval"] = rounded_interval(gain, images)
+                result[name][f"{curve}_gain_interval"] = rounded(bootstrap_interval(gain, images))
     return result
 
 
@@ -95,7 +95,7 @@ def _areas(model, batch, orders, side):
         )]
         for order in orders
     ]  # fmt: skip
-    return np.trapezoid(np.array(curves), SHARES, axis=-1)
+    return np.trapezoid(np.array(curves), np.array(counts) / side**2, axis=-1)
 
 
 @torch.no_grad()

@@ -142,4 +142,4 @@ VARIANTS = {
     "relevance": _relevance,
     "integrated_gradients": _integrated_gradients,
 }
-DEFAULT = next(iter(VARIANTS))  # what the pipeline shows: the one that measures best
+DEFAULT = next(iter(VARIANTS))  # what the pipeline shows: one of the two that measure best

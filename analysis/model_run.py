@@ -14,7 +14,7 @@ from ..data_prep.encode import VqaCollator, encode
 from ..data_prep.image_features import cache_image_states, this_process
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K, question_score
 from ..processing_vqafusion import max_question_length
-from .calibration import expected_calibration_error, fit_temperature, in_first_half
+from .calibration import error_difference, expected_calibration_error, fit_temperature, in_first_half
 from .heat_maps import DEFAULT, heat_map, map_inputs
 
 MAP_BATCH = 8  # questions whose heat maps are drawn together, each of as many passes as it has patches
@@ -70,7 +70,7 @@ class ModelRun:
 
         Returns:
             dict: `temperature`, and the expected calibration error in percent on the other half, at temperature 1 and
-            at this one.
+            at this one, with the 95 % interval of the second less the first.
 
         Raises:
             ValueError: all questions are about images of one half.
@@ -84,14 +84,20 @@ class ModelRun:
         logits = torch.cat([part for _, part in sorted(gather_object(parts), key=itemgetter(0))])
         names, answers = self.model.config.id2label, self.rows.select(order)["answers"]
         accuracy = torch.tensor([question_score(names[i], a) for i, a in zip(logits.argmax(-1).tolist(), answers)])
-        config, errors = self.model.config, []
+        config, confidences = self.model.config, []
         config.answer_temperature = 1.0
         found = fit_temperature(logits[fit], accuracy[fit], self.model.probabilities)
         for temperature in (1.0, found):
             config.answer_temperature = temperature
-            confidence = self.model.probabilities(logits[~fit]).amax(dim=-1)
-            errors.append(round(100 * expected_calibration_error(confidence.numpy(), accuracy[~fit].numpy()), 2))
-        return {"temperature": found, "error_at_1": errors[0], "error": errors[1], "questions": int((~fit).sum())}
+            confidences.append(self.model.probabilities(logits[~fit]).amax(dim=-1).numpy())
+        tested = accuracy[~fit].numpy()
+        at_1, error = (round(100 * expected_calibration_error(each, tested), 2) for each in confidences)
+        images = [self.image_ids[index] for index, inside in zip(order, fit.tolist()) if not inside]
+        difference = error_difference(*confidences[::-1], tested, images)
+        return {
+            "temperature": found, "error_at_1": at_1, "error": error, "questions": len(tested),
+            "difference_interval": [round(100 * edge, 2) for edge in difference],
+        }  # fmt: skip
 
     def seen(self, dataset, split):
         """`trained_on_this_split` and `chosen_on_this_split`, True each, as far as they hold and train.py noted it."""

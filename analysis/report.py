@@ -20,6 +20,7 @@ from .failures import CATEGORIES, FAILED_BELOW
 from .heat_maps import DEFAULT
 from .plots import plots
 from .records import confidences
+from .scores import p_text
 from .summary import notes, plain_text
 
 FAILURES_SHOWN = 2000  # in the gallery, drawn at random; failures.jsonl has all
@@ -49,7 +50,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
     """
     accuracy = np.array([record["accuracy"] for record in records]) / 100
     wrong = sum("categories" in record for record in records)
-    drawn = plots(metrics, confidences(records), accuracy, (run.history if run else []))
+    drawn = plots(metrics, confidences(records), accuracy, run.history if run else [])
     gallery = _gallery(shown(records), records, rows, run)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("vqafusion", "analysis"), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
@@ -57,7 +58,7 @@ def write_report(output_dir, title, metrics, records, rows, run=None):
         overall_interval=interval_text(metrics["intervals"]["overall"]),
         heat_maps=heat_map_table(metrics["heat_maps"]) if "heat_maps" in metrics else None,
         heat_map=DEFAULT, failed_below=FAILED_BELOW,
-        wrong=wrong, notes=notes(metrics), judged=judged,
+        wrong=wrong, notes=notes(metrics), judged=judged, p_text=p_text,
         gallery=gallery, has_maps=any(card["map"] for card in gallery["cards"]),
         legend=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colors(np.linspace(0, 1, 6)[None])[0]],
     )  # fmt: skip
@@ -103,10 +104,11 @@ def markdown(title, metrics, wrong):
     lines = [f"# {plain_text(title)}", "", said, "", *_markdown_table(table(metrics))]
     if "calibration" in metrics:
         error, abstention = metrics["calibration"]["expected_calibration_error"], metrics["abstention"]
-        lines += ["", "## Confidence", "", f"- Expected calibration error: {error:.2f} %"]
+        chance = f"(by chance alone, were all just right, about {metrics['calibration']['by_chance']:.2f} %)"
+        lines += ["", "## Confidence", "", f"- Expected calibration error: {error:.2f} % {chance}"]
         for risk, coverage in abstention["coverage_at_risk"].items():
-            answered = round(coverage * metrics["questions"] / 100)
-            lines.append(f"- Answered at a risk of {risk} %: {coverage:.2f} % ({answered:,} questions)")
+            answered = f"{coverage:.2f} % ({round(coverage * metrics['questions'] / 100):,})"
+            lines.append(f"- Of its answers here, the surest {answered} have a mean error of at most {risk} %")
         if "effective_reliability" in abstention:
             row = abstention["effective_reliability"]
             below = "always" if row["threshold"] is None else f"below {row['threshold']:.2f}"

@@ -6,9 +6,16 @@ import re
 import numpy as np
 
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
-from .calibration import abstention, effective_reliability, expected_calibration_error, in_first_half, reliability
+from .calibration import (
+    abstention,
+    effective_reliability,
+    error_by_chance,
+    expected_calibration_error,
+    in_first_half,
+    reliability,
+)
 from .records import confidences
-from .scores import rounded_interval
+from .scores import accuracy_interval, rounded
 
 _OFFICIAL = {"yes/no": 0, "number": 1, "other": 2}  # in the order in which papers report them
 
@@ -30,13 +37,13 @@ def summarize(records):
     if any(len(record["ranked"]) > 1 for record in records):
         columns[f"top_{TOP_K}"] = np.array([record["top_accuracy"] for record in records])
     metrics = {name: round(float(values.mean()), 2) for name, values in columns.items()}
-    intervals = {name: rounded_interval(values, images) for name, values in columns.items()}
+    intervals = {name: rounded(accuracy_interval(values, images)) for name, values in columns.items()}
     for kind in ("answer_type", "question_type"):
         groups = np.array([record[kind] or "" for record in records])
         names = sorted(set(groups.tolist()), key=lambda name: (_OFFICIAL.get(name, 9), name))
         metrics[f"per_{kind}"] = {name: round(float(accuracy[groups == name].mean()), 2) for name in names}
         intervals[f"per_{kind}"] = {
-            name: rounded_interval(accuracy[groups == name], images[groups == name]) for name in names
+            name: rounded(accuracy_interval(accuracy[groups == name], images[groups == name])) for name in names
         }
         metrics[f"questions_per_{kind}"] = {name: int((groups == name).sum()) for name in names}
     metrics["intervals"] = intervals
@@ -63,23 +70,31 @@ def notes(metrics):
         )
     if metrics.get("dataset") in ("own", "hub"):
         found.append(
-            "Where one to five people answered a question, their answers are repeated until there are ten or more."
+            "Where one to five people answered a question, their answers are repeated until there are ten or more, so "
+            "that what one of up to three people said counts in full."
         )
     if metrics.get("trained_on_this_split"):
         found.append("A split of this name was trained on, or counted: if it is the same, this is what is remembered.")
     if metrics.get("chosen_on_this_split"):
-        found.append("The checkpoint was chosen on a split of this name, which flatters it a little.")
+        found.append(
+            "The checkpoint was chosen on a split of this name, which flatters it a little; whatever else was chosen "
+            "there, such as its settings, does so, too."
+        )
     return found
 
 
 def calibration(confidence, accuracy, images):
-    """Expected calibration error in percent and the bins of the reliability diagram, on the second half of images."""
+    """
+    Expected calibration error in percent, what it would be by chance alone, and the bins of the reliability diagram, on
+    the second half of images.
+    """
     test = ~in_first_half(images)
     if not test.any():
         test = ~test
     error = expected_calibration_error(confidence[test], accuracy[test])
     return {
         "expected_calibration_error": round(100 * error, 2),
+        "by_chance": round(100 * error_by_chance(confidence[test]), 2),
         "questions": int(test.sum()),
         "bins": reliability(confidence[test], accuracy[test]),
     }

@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
 from vqafusion.analysis.calibration import (
+    TEMPERATURES,
     abstention,
+    area_under_risk_coverage,
     best_threshold,
     coverage_at_risk,
     effective_reliability,
+    error_by_chance,
+    error_difference,
     expected_calibration_error,
     fit_temperature,
     in_first_half,
@@ -71,6 +75,41 @@ def test_the_temperature_of_independent_answers():
     assert fit_temperature(logits.abs(), torch.ones(6000), torch.sigmoid) == 0.05  # no run has 0
 
 
+def test_a_temperature_is_found_where_all_probabilities_are_0_or_1():
+    logits = 120 * torch.eye(2).repeat(50, 1)
+    right = torch.tensor([1.0] * 70 + [0.0] * 30)
+    assert fit_temperature(logits, right, lambda scores: scores.softmax(dim=-1)) == TEMPERATURES[1]
+
+
+def test_the_error_of_probabilities_that_are_just_right_is_not_0():
+    rng = np.random.default_rng(0)
+    confidence = rng.random(300)
+    found = [expected_calibration_error(confidence, rng.random(300) < confidence) for _ in range(200)]
+    assert error_by_chance(confidence) == pytest.approx(np.mean(found), rel=0.05) and np.mean(found) > 0.05
+    assert error_by_chance([0.0, 1.0]) == 0
+
+
+def test_a_difference_of_calibration_errors_is_told_where_there_is_one():
+    rng = np.random.default_rng(1)
+    confidence, images = rng.random(2000), np.repeat(np.arange(400), 5)
+    right = rng.random(2000) < confidence
+    low, high = error_difference(confidence**2, confidence, right, images)
+    assert 0.05 < low < high
+    assert error_difference(confidence, confidence**2, right, images) == pytest.approx((-high, -low))
+    low, high = error_difference(confidence, np.clip(confidence + 0.001, 0, 1), right, images)
+    assert low < 0 < high
+
+
+def test_the_area_is_the_mean_over_the_orders_of_those_equally_sure():
+    rng = np.random.default_rng(2)
+    confidence, accuracy = rng.integers(0, 4, 60) / 4, rng.random(60)
+    orders = [rng.permutation(60) for _ in range(4000)]
+    areas = [risk_coverage(confidence[order] - 1e-9 * np.arange(60), accuracy[order])[1].mean() for order in orders]
+    assert area_under_risk_coverage(confidence, accuracy) == pytest.approx(np.mean(areas), abs=0.003)
+    untied = rng.random(60)
+    assert area_under_risk_coverage(untied, accuracy) == pytest.approx(risk_coverage(untied, accuracy)[1].mean())
+
+
 def test_risk_and_coverage_by_hand():
     coverage, risk = risk_coverage([0.9, 0.8, 0.8, 0.1], [1, 0, 1, 0])
     assert coverage.tolist() == [0.25, 0.75, 0.75, 1]  # the two that are equally sure are answered together
@@ -108,6 +147,7 @@ def test_effective_reliability_by_hand():
     assert effective_reliability([0.9, 0.6, 0.2], [0.6, 0, 1], 0.5) == pytest.approx((0.6 - 1 + 0) / 3)
     assert effective_reliability([0.9, 0.6, 0.2], [0.6, 0, 1], 0.5, cost=10) == pytest.approx((0.6 - 10) / 3)
     assert effective_reliability([0.9, 0.6], [0, 0], 1.0) == 0  # who never answers loses nothing
+    assert best_threshold([0.9, 0.6, 0.5], [1, 0, 1]) == 0.5  # of two that gain as much, the one that answers more
 
 
 def test_halves_are_of_images_and_do_not_depend_on_order():

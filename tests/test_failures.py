@@ -99,7 +99,7 @@ def test_entropy_and_evenness():
 
 
 def test_mending_a_category_returns_its_share_of_the_error():
-    records = [{"accuracy": 0}, {"accuracy": 30}, {"accuracy": 70}, {"accuracy": 100}]
+    records = [{"accuracy": score, "answers": ["a"] * 10} for score in (0, 30, 70, 100)]
     rules = [
         {"near miss": True, "colour": True, "counting": False}, {"near miss": False, "colour": True, "counting": False},
         None, None,
@@ -110,8 +110,16 @@ def test_mending_a_category_returns_its_share_of_the_error():
     assert table["near miss"]["error"] == 50 and table["counting"]["failures"] == 0
 
 
+def test_what_no_answer_reaches_is_not_lost():
+    records = [{"accuracy": 0, "answers": [*"abcdefghi", "a"]}, {"accuracy": 30, "answers": list("abcdefghij")}]
+    (row,) = count_categories(records, [{"annotators disagree": True}] * 2)
+    assert row["error"] == 100 and row["points"] == 30  # two of ten said "a", which is 60 points, of two questions
+    (row,) = count_categories(records[1:], [{"annotators disagree": True}])
+    assert row["error"] == row["points"] == 0
+
+
 def test_a_category_that_is_known_of_a_part_counts_for_all():
-    records = [{"accuracy": 0}] * 10 + [{"accuracy": 100}] * 10
+    records = [{"accuracy": 0, "answers": ["a"] * 10}] * 10 + [{"accuracy": 100, "answers": ["a"] * 10}] * 10
     rules = [{"colour": True, "diffuse heat map": number == 0} for number in range(4)]
     rules += [{"colour": True}] * 6 + [None] * 10
     (colour, diffuse) = count_categories(records, rules)

@@ -75,7 +75,7 @@ def test_a_split_that_chose_the_model_was_not_trained_on():
 def test_perfect_constant_and_silent_runs():
     rows = rows_of([["cat"] * 10] * 20)
     perfect = summarize(make_records(rows, [[{"answer": "cat", "score": 1.0}]] * 20))
-    assert perfect["overall"] == perfect["exact_match"] == 100 and perfect["intervals"]["overall"] == [100, 100]
+    assert perfect["overall"] == perfect["exact_match"] == 100 and perfect["intervals"]["overall"] == [66.15, 100]
     assert perfect["calibration"]["expected_calibration_error"] == 0 and "top_5" not in perfect
     some = [[{"answer": "dog"}, {"answer": "cat"}], *[[{"answer": "cat"}]] * 19]
     assert summarize(make_records(rows, some))["top_5"] == 100

@@ -56,7 +56,8 @@ def test_the_report_in_markdown(runs):
     assert f"| this run | {overall:.2f} |" in text and "| same as blind |" in text and "| ablation |" in text
     assert f" | {metrics['compared']['prior']['difference']:+.2f} (" in text
     share = metrics["abstention"]["coverage_at_risk"]["10"]
-    assert f"at a risk of 10 %: {share:.2f} % ({round(share * 24 / 100)} questions)" in text
+    assert f"the surest {share:.2f} % ({round(share * 24 / 100)}) have a mean error of at most 10 %" in text
+    assert f"about {metrics['calibration']['by_chance']:.2f} %" in text
     worth = metrics["abstention"]["effective_reliability"]
     assert f"at a cost of 1: {worth['with_threshold']:.2f} with abstention" in text
     assert f"{worth['answering_all']:.2f} without" in text and worth["with_threshold"] != worth["answering_all"]

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from vqafusion.analysis.scores import MIN_IMAGES, bootstrap_interval, paired_difference, rounded_interval
+from vqafusion.analysis.scores import (
+    MIN_IMAGES,
+    accuracy_interval,
+    bootstrap_interval,
+    p_text,
+    paired_difference,
+    rounded,
+)
 
 
 def simulate(rng, images=60, spread=0.3):
@@ -43,11 +50,30 @@ def test_every_question_counts_the_same():
     values, images = [1.0] * 90 + [0.0] * 10, [*np.repeat(np.arange(10), 9), *range(10, 20)]
     low, high = bootstrap_interval(values, images)
     assert 0.75 < low < 0.9 < high  # the mean over images is one half
-    assert rounded_interval(values, images) == [round(low, 2), round(high, 2)]
+    assert rounded((low, high)) == [round(low, 2), round(high, 2)] and rounded(None) is None
 
 
-def test_a_perfect_predictor_has_no_spread():
-    assert bootstrap_interval([100.0] * 20, range(20)) == (100, 100)
+def test_a_perfect_score_of_a_few_does_not_make_a_perfect_predictor():
+    assert bootstrap_interval([100.0] * 60, range(60)) == (100, 100)
+    low, high = accuracy_interval([100.0] * 60, range(60))
+    assert low == pytest.approx(94, abs=0.3) and high == 100  # as Clopper and Pearson's
+    assert accuracy_interval([0.0] * 60, range(60)) == pytest.approx((0, 100 - low))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("each", [1, 6])
+def test_intervals_of_accuracies_hold_the_truth_also_near_the_ends(share, each):
+    rng, covered, images = np.random.default_rng(5), 0, np.repeat(np.arange(20), each)
+    for _ in range(100):
+        values = 100.0 * (rng.random(len(images)) < rng.beta(9 * share, 9 * (1 - share), 20)[images])
+        low, high = accuracy_interval(values, images)
+        covered += low <= 100 * share <= high
+    assert covered >= 90
+
+
+def test_where_much_varies_they_are_the_bootstraps():
+    values, images = simulate(np.random.default_rng(6), images=200)
+    assert accuracy_interval(100 * values, images) == bootstrap_interval(100 * values, images)
 
 
 def test_few_images_tell_little_about_others():
@@ -55,6 +81,11 @@ def test_few_images_tell_little_about_others():
     assert bootstrap_interval(values, images) is not None
     assert bootstrap_interval(values[2:], images[2:]) is None
     assert paired_difference(values[2:], values[2:], images[2:])["interval"] is None
+
+
+def test_images_that_have_most_of_the_questions_do_not_count_for_many():
+    images = [*range(30), *[0] * 300]
+    assert bootstrap_interval(np.arange(330.0), images) is None
 
 
 def test_p_values_of_equal_systems_are_uniform():
@@ -76,7 +107,8 @@ def test_a_real_difference_is_found_and_has_its_sign():
     result = paired_difference(values, np.zeros(len(values)), images)
     low, high = result["interval"]
     assert result["difference"] == pytest.approx(values.mean()) and low > 0 and low < result["difference"] < high
-    assert result["p_value"] == pytest.approx(1 / 2001)
+    assert result["p_value"] == pytest.approx(1 / 2001) and p_text(result["p_value"]) == "≤ 0.0005"
+    assert p_text(2 / 2001) == "= 0.0010"
     assert paired_difference(values, values, images)["p_value"] == 1
     assert paired_difference(values, values - 0.25, images)["interval"] == pytest.approx((0.25, 0.25))
 
