@@ -61,6 +61,8 @@ def parse(argv, description, *dataclass_types):
                 raise ValueError(f"{file}: {name} has no value")
             if value is False and name.endswith("_strategy"):
                 recipe[name] = "no"  # as was written: YAML takes it for false
+            elif value is not None and actions[name].nargs == "+" and not isinstance(value, list):
+                recipe[name] = [value]  # else a text would be taken for the list of its letters
             elif value is not None and {type(value), actions[name].type} & {int, float, date, string_to_bool}:
                 recipe[name] = str(value)  # which argparse checks and converts as it does what follows
         parser.set_defaults(**recipe)
@@ -196,13 +198,12 @@ def remove_orphans(folder):
     Delete the temporary files of [`whole_file`] whose process was killed; those a day old where that cannot be asked:
     of other machines, and on Windows, where asking would send Ctrl-C.
     """
-    here = re.escape(socket.gethostname())
     for file in Path(folder).glob(".*"):
-        if not re.fullmatch(r"\..+\.writing\..+\.\d+(\.[a-z]+)?", file.name) or not file.is_file():
+        name = re.fullmatch(r"\..+\.writing\.(.+)\.(\d+)(\.[a-z]+)?", file.name)  # host, process
+        if not name or not file.is_file():
             continue
-        ours = re.fullmatch(rf"\..+\.writing\.{here}\.(\d+)(\.[a-z]+)?", file.name)
-        if ours and os.name != "nt":
-            orphan = not _is_running(int(ours[1]))
+        if name[1] == socket.gethostname() and os.name != "nt":
+            orphan = not _is_running(int(name[2]))
         else:
             orphan = time.time() - file.stat().st_mtime > 24 * 3600
         if orphan:

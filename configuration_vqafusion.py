@@ -149,6 +149,15 @@ def _encoder_config(config, default_class):
     return config
 
 
+# What an encoder's configuration says besides what it computes; it changes when a model is saved and loaded again.
+_NOT_COMPUTED = {"_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "transformers_version"}
+
+
+def computed_by(config):
+    """What an encoder's configuration, or another one that has `to_dict`, says of what it computes."""
+    return {name: value for name, value in config.to_dict().items() if name not in _NOT_COMPUTED}
+
+
 def hidden_width(config):
     """Width of an encoder's last hidden state, which transformers' configurations name in three ways."""
     for name in ("hidden_size", "hidden_sizes", "hidden_dim"):

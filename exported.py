@@ -48,7 +48,7 @@ class OnnxVqaFusion(VqaFusionPreTrainedModel):
     device = torch.device("cpu")
     dtype = torch.float32
     probabilities = VqaFusionForVisualQuestionAnswering.probabilities
-    best_answers = VqaFusionForVisualQuestionAnswering.best_answers
+    ranked_answers = VqaFusionForVisualQuestionAnswering.ranked_answers
 
     @property
     def vqafusion(self):

@@ -243,9 +243,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         if image_states is None:
             image_states = self.encode_image(pixel_values)
         images = image_states.shape[0]  # not len(), which would make it a constant of an exported model
-        if image_index is None:
-            image_index = image_of_each(batch, images, image_states.device)
-        image_index = image_index.long()
+        image_index = image_of_each(batch, images, image_states.device) if image_index is None else image_index.long()
         states = image_states.to(self.dtype)
         if self.color_projection is None:
             return self.image_projection(states), image_index
@@ -346,13 +344,14 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         logits = _at_least_float32(logits) / self.config.answer_temperature  # in bfloat16 many would be 1
         return logits.sigmoid() if self.config.answer_loss == "bce" else logits.softmax(dim=-1)
 
-    def best_answers(self, logits, most):
+    def ranked_answers(self, logits, most):
         """
-        Probabilities and labels, `(batch, most)` each, of the `most` best answers, or of all if there are fewer: best
-        first by the `(batch, answers)` logits, since probabilities may round to 1.
+        For each question of `(batch, answers)` logits the `most` best `{"score": probability, "answer": str}`, or all
+        if there are fewer: best first by the logits, since probabilities may round to 1.
         """
         labels = logits.float().topk(min(most, logits.shape[-1])).indices
-        return self.probabilities(logits).gather(1, labels), labels
+        scores, names = self.probabilities(logits).gather(1, labels).tolist(), self.config.id2label
+        return [[{"score": p, "answer": names[i]} for p, i in zip(*both)] for both in zip(scores, labels.tolist())]
 
     def attention_map(self, output, layer=-1):
         """

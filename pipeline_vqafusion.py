@@ -2,7 +2,7 @@
 
 import os
 from itertools import islice
-from math import isqrt
+from math import ceil, floor, isqrt
 
 import numpy as np
 import torch
@@ -131,12 +131,7 @@ class VqaFusionPipeline(Pipeline):
         return {**result, "images": [images[number] for number in inputs["image_index"].tolist()]}
 
     def postprocess(self, outputs, top_k=5, abstain_below=0.0):
-        best = self.model.best_answers(outputs["logits"], top_k)
-        names = self.model.config.id2label
-        results = [
-            [{"score": score, "answer": names[label]} for score, label in zip(scores, labels)]
-            for scores, labels in zip(*(part.tolist() for part in best))
-        ]
+        results = self.model.ranked_answers(outputs["logits"], top_k)
         for answers in results:
             if answers[0]["score"] < abstain_below:
                 answers.insert(0, {"score": 1 - answers[0]["score"], "answer": NOT_SURE, "abstained": True})
@@ -209,7 +204,8 @@ def spread_attention(attention, width, height, box):
     Returns:
         `(height, width)` float32 array, the largest value 1, 0 outside the box.
     """
-    left, top, right, bottom = (round(edge) for edge in box)
+    left, top = map(floor, box[:2])
+    right, bottom = map(ceil, box[2:])  # outwards, so that a row of one pixel keeps one
     patches = Image.fromarray(np.asarray(attention, dtype=np.float32))
     spread = np.zeros((height, width), dtype=np.float32)
     spread[top:bottom, left:right] = np.asarray(patches.resize((right - left, bottom - top), Image.Resampling.BICUBIC))

@@ -8,7 +8,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import ENCODERS
 from .command_line import read_json
-from .configuration_vqafusion import VqaFusionConfig
+from .configuration_vqafusion import VqaFusionConfig, computed_by
 
 TEACHERS = "teachers"  # below the output folder
 TEACHING = (  # what a trained teacher must have been trained with to be taken
@@ -67,6 +67,12 @@ def check_goes_on(folder, model_arguments, config):
     if not (Path(folder) / "config.json").exists():
         return  # FSDP's pieces, which torch compares itself
     kept = VqaFusionConfig.from_pretrained(folder)
+    for name in ("vision_config", "text_config"):
+        if computed_by(getattr(kept, name)) != computed_by(getattr(config, name)):
+            raise ValueError(
+                f"{folder} is of a model with another {name.removesuffix('_config')} encoder: "
+                "go on with the encoder that it was begun with, remove it, or choose another --output_dir"
+            )
     # The last two make no difference to weights that are there.
     apart = (*ENCODERS, "attn_implementation", "initializer_range")
     for name in ("id2label", *(name for name in vars(model_arguments) if name not in apart)):

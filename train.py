@@ -56,7 +56,7 @@ def build(data, model_arguments, train_set):
         answers = read_vocabulary(data.answer_list)
     else:
         answers = build_vocabulary(train_set["answers"][:], data.num_answers)
-    labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
+    id2label = dict(enumerate(answers))
     vision_config, text_config = (encoder_config(model_arguments, name) for name in ("vision_config", "text_config"))
     if (vision_config is None) != (text_config is None):
         raise ValueError("give both --vision_config and --text_config, or neither")
@@ -67,7 +67,7 @@ def build(data, model_arguments, train_set):
         model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
             model_arguments.vision_model,
             model_arguments.text_model,
-            **labels,
+            id2label=id2label,
             **model_arguments.fusion(image_processor),
         )
         tokenizer = AutoTokenizer.from_pretrained(model_arguments.text_model)
@@ -81,7 +81,10 @@ def build(data, model_arguments, train_set):
         side = {"height": size, "width": size}
         image_processor = CLIPImageProcessorPil(size=side, do_center_crop=False)
         config = VqaFusionConfig(
-            vision_config=vision_config, text_config=text_config, **labels, **model_arguments.fusion(image_processor)
+            vision_config=vision_config,
+            text_config=text_config,
+            id2label=id2label,
+            **model_arguments.fusion(image_processor),
         )
         try:
             model = VqaFusionForVisualQuestionAnswering(config)
@@ -251,7 +254,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
     folder = writable_folder(output_dir / TEACHERS / str(number))
     own = copy(args)
     own.output_dir, own.num_teachers, own.seed = str(folder), 0, args.seed * args.num_teachers + number
-    if args.teacher_epochs:
+    if args.teacher_epochs is not None:
         own.num_train_epochs, own.max_steps = args.teacher_epochs, -1
     if (folder / "trainer_state.json").exists():  # what training writes last
         check_teacher(folder, record(data, model_arguments, own))

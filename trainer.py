@@ -122,6 +122,8 @@ class VqaTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"--train_sampling_strategy is random or group_by_length, not {self.train_sampling_strategy}"
             )
+        if self.teacher_epochs is not None and not self.teacher_epochs > 0:
+            raise ValueError(f"--teacher_epochs must be above 0, not {self.teacher_epochs}")
         if self.num_teachers < 0:
             raise ValueError(f"--num_teachers must be at least 0, not {self.num_teachers}")
         if not 0 < self.teacher_weight <= 1:
@@ -263,7 +265,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         return SequentialSampler(eval_dataset)
 
     def get_train_dataloader(self):
-        """Images are mirrored in training only; `Trainer` itself has one collator for both."""
+        """With `train_collator`; `Trainer` itself has one collator for training and evaluation."""
         if isinstance(self.train_dataset, IterableDataset):
             # Not prepared by accelerate, which would cut the process's share once more.
             own = torch.Generator()  # a loader draws a number when it begins, which dropout would miss later

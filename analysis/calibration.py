@@ -143,10 +143,9 @@ def area_under_risk_coverage(confidence, accuracy):
     return float((np.cumsum(error) / np.arange(1, len(error) + 1)).mean())
 
 
-def coverage_at_risk(confidence, accuracy, risk):
-    """The largest share of the questions that can be answered with a mean error of at most `risk`; 0 to 1."""
-    coverage, risks = risk_coverage(confidence, accuracy)
-    return float(coverage[risks <= risk + 1e-12].max(initial=0.0))
+def coverage_at_risk(coverage, risk, most):
+    """Of [`risk_coverage`]'s curve, the largest share of questions that can be answered at a risk of at most `most`."""
+    return float(coverage[risk <= most + 1e-12].max(initial=0.0))
 
 
 def effective_reliability(confidence, accuracy, threshold, cost=1.0):
@@ -183,9 +182,10 @@ def abstention(confidence, accuracy, image_ids):
         dict, shares in percent; a threshold of None means not to answer at all.
     """
     confidence, accuracy = np.asarray(confidence, dtype=float), np.asarray(accuracy, dtype=float)
+    coverage, risk = risk_coverage(confidence, accuracy)
     result = {
         "area_under_risk_coverage": round(100 * area_under_risk_coverage(confidence, accuracy), 2),
-        "coverage_at_risk": {str(r): round(100 * coverage_at_risk(confidence, accuracy, r / 100), 2) for r in RISKS},
+        "coverage_at_risk": {str(r): round(100 * coverage_at_risk(coverage, risk, r / 100), 2) for r in RISKS},
     }
     fit = in_first_half(image_ids)
     if fit.any() and not fit.all():

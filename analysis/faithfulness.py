@@ -82,20 +82,15 @@ def _areas(model, batch, orders, side):
     question = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
     pixels = batch["pixel_values"].to(model.device)
     counts = [round(share * side**2) for share in SHARES]
-    # The same patches are often left by several maps; each set is looked at once.
-    kept = {}
-    for order in orders:
-        for count in counts:
-            for patches in (order[count:], order[:count]):
-                kept.setdefault(frozenset(patches.tolist()), len(kept))
-    probabilities = _probabilities(model, question, pixels, list(kept), side)
-    curves = [
-        [[probabilities[kept[frozenset(part.tolist())]] for part in parts] for parts in (
+    kept = {}  # the same patches are often left by several maps; each set is looked at once
+    numbers = [
+        [[kept.setdefault(frozenset(part.tolist()), len(kept)) for part in parts] for parts in (
             [order[count:] for count in counts], [order[:count] for count in counts],
         )]
         for order in orders
     ]  # fmt: skip
-    return np.trapezoid(np.array(curves), np.array(counts) / side**2, axis=-1)
+    probabilities = _probabilities(model, question, pixels, list(kept), side)
+    return np.trapezoid(probabilities[np.array(numbers)], np.array(counts) / side**2, axis=-1)
 
 
 @torch.no_grad()

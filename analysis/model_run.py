@@ -48,19 +48,15 @@ class ModelRun:
         self.collator, self.pixel_collator = collator(image_states=states), collator()
         self.image_ids = rows["image_id"][:]
         self.extra = {}  # figures of the run beyond its answers
-        self.training, self.history = (
-            self._kept("training.json"),
-            self._kept("trainer_state.json").get("log_history", []),
-        )
+        self.training = self._kept("training.json")
+        self.history = self._kept("trainer_state.json").get("log_history", [])
 
     def ranked(self):
         """For each row the best `TOP_K` answers, best first, as `{"answer", "score"}`; scores are probabilities."""
         order = sorted(range(len(self.rows)), key=self.image_ids.__getitem__)  # each image is encoded once
-        answers, names = {}, self.model.config.id2label
+        answers = {}
         for indices, logits in self._logits(order, "Answering"):
-            best = self.model.best_answers(logits, TOP_K)
-            for index, scores, labels in zip(indices, *(part.tolist() for part in best)):
-                answers[index] = [{"answer": names[i], "score": s} for i, s in zip(labels, scores)]
+            answers.update(zip(indices, self.model.ranked_answers(logits, TOP_K)))
         answers = dict(gather_object(list(answers.items())))
         return [answers[index] for index in range(len(order))]
 

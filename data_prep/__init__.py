@@ -65,9 +65,7 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
         raise DataError(f"--dataset {dataset} needs --data_dir, the folder that holds the data")
     if not split:
         raise DataError(f"--dataset {dataset} needs the name of a split (train.py: --train_split, --eval_split)")
-    if dataset == "hub":
-        return hub.load(data_dir, split, skip_missing_images)
-    return {"vqa_v2": vqa_v2, "own": own_data}[dataset].load(data_dir, split, skip_missing_images)
+    return {"vqa_v2": vqa_v2, "own": own_data, "hub": hub}[dataset].load(data_dir, split, skip_missing_images)
 
 
 def generated(rows, features, arguments):

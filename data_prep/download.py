@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from tqdm import tqdm
 
@@ -108,7 +107,7 @@ def fetch(address, file, size):
                     opened.seek(opened.truncate(0))
                 http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
             break
-        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, OSError) as error:
             if attempt == TRIES or status(error) not in (None, *PASSING):
                 raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
             time.sleep(2**attempt / 4)

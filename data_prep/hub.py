@@ -1,4 +1,4 @@
-"""Copies of VQA v2 on the Hugging Face Hub, or any data set with its columns, in parquet."""
+"""Copies of VQA v2 on the Hugging Face Hub, or any data set with its columns, in parquet or WebDataset archives."""
 
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 from datasets import Features, Image, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError
 
 from . import FEATURES, DataError, check_unique, drop_missing_images, split_size
 from .answers import MIN_ANSWERS, answer_texts, answer_type, ten_answers
@@ -90,8 +90,8 @@ def loading(name, split):
     """What `load_dataset` raises, as a `DataError` that names data set and split."""
     try:
         yield
-    except (DatasetGenerationError, DatasetNotFoundError, FileNotFoundError, ValueError, OSError) as error:
-        # The first of the two says only that something went wrong.
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        # A `DatasetGenerationError` says only that something went wrong; its cause says what.
         raise DataError(f"split {split!r} of {name} cannot be loaded: {error.__cause__ or error}") from None
 
 

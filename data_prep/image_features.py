@@ -15,7 +15,8 @@ from datasets import Image
 from PIL import Image as Picture
 from tqdm import tqdm
 
-from ..command_line import read_json, remove_orphans, whole_file
+from ..command_line import read_json, remove_orphans, whole_file, write_json
+from ..configuration_vqafusion import computed_by
 from ..packing import folded
 from ..processing_vqafusion import load_image
 from . import DataError, file_stamp
@@ -24,8 +25,6 @@ SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite
 OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
 _LAYOUT_VERSION = 3
 IMAGES = "images.json"  # of a part, written when all its shards are there: what is in its images, in their order
-# What a configuration says besides what the encoder computes; it changes when a model is saved and loaded again.
-_NOT_COMPUTED = {"_name_or_path", "architectures", "attn_implementation", "auto_map", "dtype", "transformers_version"}
 
 
 class ImageStates:
@@ -176,7 +175,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
             model.train(training)
     process.wait_for_everyone()
     if process.is_main_process and new:
-        _write_names(part / IMAGES, new)
+        write_json(part / IMAGES, new)
     process.wait_for_everyone()
     if new:
         files, position = _stored(folder)
@@ -184,7 +183,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 
 
 def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_threads):
-    """Write each missing shard, a file, with the states of the images in some of the rows."""
+    """Write the shards of `missing`: file to the rows whose images it holds."""
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     model = model.to(device, memory_format=torch.channels_last)
     options, normalize = _normalized_later(image_processor)
@@ -233,13 +232,8 @@ def _stored(folder):
     return files, position
 
 
-def _write_names(file, contents):
-    with whole_file(file) as temporary:
-        temporary.write_text(json.dumps(contents), encoding="utf-8")
-
-
 def _read_names(file):
-    """What `_write_names` wrote; none if it is not there, or was cut as by a copy that was interrupted."""
+    """Names in a file; none if it is not there, or was cut as by a copy that was interrupted."""
     try:
         return read_json(file)
     except (OSError, ValueError):
@@ -267,8 +261,7 @@ def _identify(model, image_processor, rows, first_row, cache_dir):
     The folder for an encoder's states, and of each image what is in it, wherever it lies. To read all of COCO takes
     minutes, so a file in the folder, named by paths, sizes and times, keeps what these files were found to hold.
     """
-    settings = [image_processor.to_dict(), model.config.vision_config.to_dict()]
-    settings = [{k: v for k, v in part.items() if k not in _NOT_COMPUTED} for part in settings]
+    settings = [computed_by(part) for part in (image_processor, model.config.vision_config)]
     for name in ("color_levels", "image_pool_size"):  # left out where they are not used, as before there were any
         if value := getattr(model.config, name):
             settings.append({name: value})
@@ -301,7 +294,7 @@ def _identify(model, image_processor, rows, first_row, cache_dir):
     contents = _read_names(known)
     if not contents:
         contents = list(each(lambda path: _sha256(path.read_bytes()), desc="Reading images"))
-        _write_names(known, contents)
+        write_json(known, contents)
     return folder, contents
 
 

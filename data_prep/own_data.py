@@ -44,8 +44,7 @@ def load(data_dir, split, skip_missing_images=False):
     if ending not in ENDINGS or not file.is_file():
         known = ", ".join(sorted(f.name for f in file.parent.glob("*") if f.suffix.lower() in ENDINGS)) or "none"
         raise DataError(f"no file {split!r} ending in {' or '.join(ENDINGS)} in {file.parent}; files there: {known}")
-    columns = {name: [] for name in FEATURES}
-    missing, unanswered, line = set(), [], 0
+    rows, missing, unanswered, line = [], set(), [], 0
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             lines = _table(opened, file) if ending == ".csv" else opened
@@ -58,8 +57,7 @@ def load(data_dir, split, skip_missing_images=False):
                     there = Path(row["image"]).is_file()
                 except (ValueError, OSError) as error:  # no file can have every name
                     raise DataError(f"{file}: line {line}: {str(error):.300}") from None
-                for name, value in row.items():
-                    columns[name].append(value)
+                rows.append(row)
                 if not there:
                     missing.add(row["image_id"])
                 if not row["answers"]:
@@ -68,12 +66,12 @@ def load(data_dir, split, skip_missing_images=False):
         raise DataError(f"{file}: the row after line {line or 1} cannot be read, see its quotes: {error}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: line {_first_not_utf8(file)} is not UTF-8 ({error}): save it as UTF-8") from None
-    if len(unanswered) < len(columns["answers"]) and unanswered:
+    if unanswered and len(unanswered) < len(rows):
         raise DataError(f"{file}: line {unanswered[0]}: no answers; leave them out in all rows or in none")
-    if not columns["question_id"]:
+    if not rows:
         raise DataError(f"{file} holds no question")
-    check_unique(set(columns["question_id"]), len(columns["question_id"]), file)
-    return drop_missing_images(Dataset.from_dict(columns, features=FEATURES), missing, file, skip_missing_images)
+    check_unique({row["question_id"] for row in rows}, len(rows), file)
+    return drop_missing_images(Dataset.from_list(rows, features=FEATURES), missing, file, skip_missing_images)
 
 
 def _table(opened, file):

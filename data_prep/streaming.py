@@ -64,15 +64,15 @@ def open_stream(name, split):
     check_columns([column for column, value in first.items() if value is not None], name)
     features = Features({**FEATURES, "image": Image(decode=False)})
     dropped = [column for column in first if column not in FEATURES]
-    return rows.map(_rename, batched=True, batch_size=100, fn_kwargs={"split": split}, remove_columns=dropped,
-                    features=features)  # fmt: skip
+    return rows.map(_same_columns, with_indices=True, batched=True, batch_size=100, fn_kwargs={"split": split},
+                    remove_columns=dropped, features=features)  # fmt: skip
 
 
-def _rename(rows, split):
+def _same_columns(rows, indices, split):
     images = rows["image"]
     if "image_id" not in rows:
         rows["image_id"] = [content_id(image) for image in images]
-    return {"image": images, **same_columns(rows, range(len(images)), split)}
+    return {"image": images, **same_columns(rows, indices, split)}
 
 
 def on_disk(rows, images=True):
@@ -86,14 +86,12 @@ def on_disk(rows, images=True):
     Raises:
         DataError: a row or a file that cannot be read.
     """
-    columns = tuple(column for column in FEATURES if images or column != "image")  # a list would be taken for shards
-    features = Features({column: FEATURES[column] for column in columns})
-    return generated(_columns, features, {"rows": rows, "columns": columns})
+    features = Features({name: kind for name, kind in FEATURES.items() if images or name != "image"})
+    return generated(_each, features, {"rows": rows.select_columns(list(features))})
 
 
-def _columns(rows, columns):
-    for row in rows:
-        yield {column: row[column] for column in columns}
+def _each(rows):
+    yield from rows
 
 
 class QuestionStream(torch.utils.data.IterableDataset):

@@ -114,9 +114,9 @@ def test_risk_and_coverage_by_hand():
     coverage, risk = risk_coverage([0.9, 0.8, 0.8, 0.1], [1, 0, 1, 0])
     assert coverage.tolist() == [0.25, 0.75, 0.75, 1]  # the two that are equally sure are answered together
     assert risk == pytest.approx([0, 1 / 3, 1 / 3, 0.5])
-    assert coverage_at_risk([0.9, 0.8, 0.8, 0.1], [1, 0, 1, 0], 0.1) == 0.25
-    assert coverage_at_risk([0.9, 0.8], [0, 0], 0.1) == 0
-    assert coverage_at_risk([0.9, 0.8], [1, 1], 0) == 1
+    assert coverage_at_risk(*risk_coverage([0.9, 0.8, 0.8, 0.1], [1, 0, 1, 0]), 0.1) == 0.25
+    assert coverage_at_risk(*risk_coverage([0.9, 0.8], [0, 0]), 0.1) == 0
+    assert coverage_at_risk(*risk_coverage([0.9, 0.8], [1, 1]), 0) == 1
 
 
 @given(runs)
@@ -125,7 +125,7 @@ def test_risk_and_coverage_hold_whatever_the_run(run):
     coverage, risk = risk_coverage(confidence, accuracy)
     assert (np.diff(coverage) >= 0).all() and coverage[-1] == 1
     assert risk[-1] == pytest.approx(1 - accuracy.mean()) and (risk >= -1e-9).all() and (risk <= 1 + 1e-9).all()
-    allowed = [coverage_at_risk(confidence, accuracy, r) for r in (0.01, 0.05, 0.1, 1)]
+    allowed = [coverage_at_risk(*risk_coverage(confidence, accuracy), r) for r in (0.01, 0.05, 0.1, 1)]
     assert allowed == sorted(allowed) and allowed[-1] == 1
 
 

@@ -27,6 +27,9 @@ def test_a_recipe_says_no_as_yaml_understands_it(tmp_path):
     (args,) = parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path)], "", VqaTrainingArguments)
     assert args.eval_strategy == "no" and args.load_best_model_at_end is False and args.learning_rate == 1e-3
     assert args.num_train_epochs == 7  # from the base, whose learning rate it overrides
+    (tmp_path / "recipe.yaml").write_text("reference_provenance: real\n")  # not its letters
+    (args,) = parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path)], "", VqaTrainingArguments)
+    assert args.reference_provenance == ["real"]
 
 
 @pytest.mark.parametrize(

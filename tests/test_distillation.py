@@ -108,14 +108,15 @@ def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, proces
 
 
 def test_each_teacher_has_a_seed_of_its_own_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    asked = []
+    asked, looked_through = [], []
     monkeypatch.setattr(train, "train", lambda data, model, args, folder, resume, **more: asked.append((args, resume)))
+    monkeypatch.setattr(train, "check_checkpoint", looked_through.append)
     args = VqaTrainingArguments(output_dir=str(tmp_path), num_teachers=2, teacher_epochs=3, max_steps=9, seed=5)
     (tmp_path / "teachers" / "1" / "checkpoint-4").mkdir(parents=True)
     folder = train.train_teacher(DataArguments(dataset="easy_vqa"), ModelArguments(), args, tmp_path, 1)
     ((own, resume),) = asked
     assert (own.seed, own.num_train_epochs, own.max_steps, own.num_teachers) == (11, 3, -1, 0)
-    assert resume == str(folder / "checkpoint-4") and own.output_dir == str(folder)
+    assert looked_through == [resume] == [str(folder / "checkpoint-4")] and own.output_dir == str(folder)
 
 
 def test_what_is_recorded_tells_nothing_of_the_machine(tmp_path):

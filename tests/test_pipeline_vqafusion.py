@@ -210,6 +210,14 @@ def test_the_temperature_flattens_probabilities_and_keeps_the_order(pipe):
     assert all(abs(a["score"] - 0.5) < 0.01 for a in flat) and abs(sharp[0]["score"] - 0.5) > 0.01
 
 
+@pytest.mark.parametrize("size", [(4, 1), (1, 8), (12, 1)])
+def test_pictures_of_one_row_are_looked_at_through_a_crop(model, processor, size):
+    processor.image_processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    pipe = VqaFusionPipeline(model=model, processor=processor)
+    (first, *_) = pipe(draw(size=size), QUESTION, return_attention=True)
+    assert first["attention"].shape == size[::-1]
+
+
 def test_without_opencv_only_the_overlay_is_missing(pipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     (first, *_) = pipe(draw(), QUESTION, return_attention=True)

@@ -100,6 +100,13 @@ def test_rows_are_those_of_the_whole_split(folder, processor):
     assert texts["question"][:] == [sample(n)["question"] for n in range(24)] and "image" not in texts.column_names
 
 
+def test_questions_without_ids_are_numbered_through(tmp_path):
+    folder = write_parquet(tmp_path / "shards", shards=1, per_shard=250)
+    rows = Dataset.from_parquet(str(folder / "train-00000-of-00001.parquet")).remove_columns("question_id")
+    rows.to_parquet(folder / "train-00000-of-00001.parquet")
+    assert on_disk(open_stream(folder, "train"), images=False)["question_id"][:] == list(range(250))
+
+
 def test_equal_pictures_have_equal_names_and_others_not(folder):
     names = {}
     for row in open_stream(folder, "train"):

@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT, TWO_PROCESSES, evaluate, in_process, refused, run
+from commands import ROOT, TINY, TWO_PROCESSES, evaluate, in_process, refused, run
 from datasets import Dataset
 from safetensors.torch import load_file
 from toy_data import SPLIT, draw
@@ -58,7 +58,9 @@ def test_train_resumes(trained, tmp_path):
     result = run("train.py", *arguments, "--max_steps", done, "--resume_from_checkpoint", "True")
     assert result.returncode == 0 and f"nothing was left to train: {checkpoint} is at step {done}" in result.stdout
     assert json.loads((model / "train_results.json").read_text())["train_loss"] > 0
-    for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size")):
+    deeper = json.dumps({**TINY["vision_config"], "num_hidden_layers": 2})
+    for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size"),
+                              ("vision_config", deeper, "another vision encoder")):  # fmt: skip
         result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
         refused(result, str(checkpoint), said)
     result = run("train.py", *arguments, "--learning_rate", 0.5, "--resume_from_checkpoint", "auto")
@@ -223,6 +225,7 @@ def test_train_names_bad_input(trained, tmp_path, capsys):
         ("num_train_epochs", "-1 --max_steps 0", "--num_train_epochs must be above 0"),
         ("per_device_eval_batch_size", "0", "--per_device_eval_batch_size must be at least 1"),
         ("image_states_dir", "/proc/none", "/proc/none"),
+        ("teacher_epochs", "0", "--teacher_epochs must be above 0"),
         ("text_config", "null", "give both --vision_config and --text_config, or neither"),
         ("max_shift", "-1", "--max_shift must be at least 0"),
         ("report_to", "wandb", "wandb"),
