@@ -1,5 +1,6 @@
 """What train.py takes about the data and the model; that of the training is `VqaTrainingArguments`."""
 
+import difflib
 import json
 from dataclasses import dataclass, field
 
@@ -134,9 +135,10 @@ def encoder_config(model_arguments, name):
         if not value:
             return None
         config = AutoConfig.for_model(**value)
-        known = type(config)()
-        if unknown := sorted(key for key in value if not hasattr(known, key)):  # transformers would keep it to itself
-            raise ValueError(f"it has no {', '.join(unknown)}")
+        known = dir(type(config)())
+        for key in value:  # of a misspelled one transformers would say nothing; others are of its earlier versions
+            if key not in known and (alike := difflib.get_close_matches(key, known, 1, 0.85)):
+                raise ValueError(f"it has no {key}; did you mean {alike[0]}?")
         return config
     except StrictDataclassError as error:
         raise ValueError(f"--{name} is wrong: {error}") from None

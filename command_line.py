@@ -63,7 +63,7 @@ def parse(argv, description, *dataclass_types):
                 recipe[name] = "no"  # as was written: YAML takes it for false
             elif value is not None and actions[name].nargs == "+" and not isinstance(value, list):
                 recipe[name] = [value]  # else a text would be taken for the list of its letters
-            elif value is not None and {type(value), actions[name].type} & {int, float, date, string_to_bool}:
+            elif value is not None and {type(value), actions[name].type} & {int, float, bool, date, string_to_bool}:
                 recipe[name] = str(value)  # which argparse checks and converts as it does what follows
         parser.set_defaults(**recipe)
         for action in parser._actions:

@@ -102,7 +102,7 @@ def read_baselines(args, rows):
                     f"--{name}_run {folder} is a run of {metrics.get('run')!r}, not of the {name} baseline"
                 )
             try:
-                asked = rows.select_columns(["question_id", "question", "answers"]).to_list()
+                asked = rows.select_columns(["question_id", "image_id", "question", "answers"]).to_list()
                 runs[name] = metrics, same_questions(asked, records)
             except ValueError as error:
                 raise ValueError(f"--{name}_run {folder}: {error}") from None

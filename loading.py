@@ -55,6 +55,10 @@ def load_model(name):
     # transformers would go on with weights drawn by chance. Early versions did not save the last named.
     if lacking := [key for key in sorted(found["missing_keys"]) if not key.startswith("shown_answers.")]:
         raise ValueError(f"the weights in {name} lack {len(lacking)} of the model, such as {lacking[0]}")
+    if unknown := sorted(found["unexpected_keys"]):  # whose configuration is another one
+        raise ValueError(
+            f"{name}: its config.json knows nothing of {len(unknown)} of its weights, such as {unknown[0]}"
+        )
     return processor, model.eval()
 
 

@@ -258,13 +258,11 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.vqafusion = VqaFusionModel(config)
+        width = 2 * config.hidden_size
         self.classifier = nn.Sequential(
-            nn.Linear(2 * config.hidden_size, 2 * config.hidden_size),
-            nn.GELU(),
-            nn.LayerNorm(2 * config.hidden_size, eps=config.layer_norm_eps),
-            Dropout(config.dropout),
-            nn.Linear(2 * config.hidden_size, config.num_labels),
-        )
+            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=config.layer_norm_eps), Dropout(config.dropout),
+            nn.Linear(width, config.num_labels),
+        )  # fmt: skip
         aligned = self.vqafusion.alignment is not None
         self.match_classifier = nn.Linear(1, config.num_labels, bias=False) if aligned else None
         self.shown_answers = ShownAnswers(config) if aligned else None
@@ -349,6 +347,8 @@ class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):
         For each question of `(batch, answers)` logits the `most` best `{"score": probability, "answer": str}`, or all
         if there are fewer: best first by the logits, since probabilities may round to 1.
         """
+        if not logits.isfinite().all():
+            raise ValueError("the answers' scores are not finite: damaged weights, or a dtype that is too small")
         labels = logits.float().topk(min(most, logits.shape[-1])).indices
         scores, names = self.probabilities(logits).gather(1, labels).tolist(), self.config.id2label
         return [[{"score": p, "answer": names[i]} for p, i in zip(*both)] for both in zip(scores, labels.tolist())]

@@ -43,7 +43,7 @@ from vqafusion.guards import SAVING, Stopped, only_run_in
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import TOP_K, vqa_accuracy
 from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
-from vqafusion.resuming import TEACHERS, check_checkpoint, check_goes_on, check_teacher, checkpoint
+from vqafusion.resuming import TEACHERS, RunData, check_checkpoint, check_goes_on, check_teacher, checkpoint
 from vqafusion.sharing.retries import HubError, patiently
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, check_reporting, top_labels
 
@@ -214,7 +214,8 @@ def load_sets(data):
             load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
             for split in (data.train_split, data.eval_split)
         )
-    check_answered(eval_set, data.eval_split)
+    for rows, split in ((train_set, data.train_split), (eval_set, data.eval_split)):
+        check_answered(rows, split)
     return train_set, eval_set, stream
 
 
@@ -279,8 +280,10 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     in_split = split_size(eval_set)
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
+    run_data = RunData(args, train_set, eval_set)
     for folder in [*teachers, *([resume] if resume else [])]:
         check_goes_on(folder, model_arguments, model.config)
+        run_data.check(folder)
 
     length = max_encoded_length(model.config, processor.tokenizer)
     encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
@@ -326,6 +329,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         data_collator=eval_collator,
         compute_metrics=accuracy,
         preprocess_logits_for_metrics=top_labels,
+        callbacks=[run_data],
     )
     trainer.train_collator = train_collator
     if look_for_answers and model.shown_answers is not None:

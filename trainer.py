@@ -94,7 +94,10 @@ class VqaTrainingArguments(TrainingArguments):
             raise ValueError("give --output_dir, the folder that the model goes to")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs must be above 0, not {self.num_train_epochs}")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        for name in (
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+            "questions_per_image",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
         if self.bf16_where_fast and torch.cuda.is_available():

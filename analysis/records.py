@@ -73,7 +73,11 @@ def read_run(folder):
         with (folder / RECORDS).open(encoding="utf-8") as lines:
             records = [json.loads(line) for line in lines]
         for record in records:
-            record["question_id"], record["image_id"], record["accuracy"], record["ranked"][0]["answer"]
+            record["question_id"], record["image_id"], record["answer_type"], record["ranked"][0]["answer"]
+            if not 0 <= record["accuracy"] <= 100:
+                raise ValueError(f"an accuracy of {record['accuracy']}")
+        if len({record["question_id"] for record in records}) < len(records):
+            raise ValueError("a question stands more than once")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{folder} is not the --output_dir of an eval.py run: no {Path(error.filename).name}"
@@ -86,7 +90,7 @@ def read_run(folder):
 def same_questions(asked, records):
     """
     Args:
-        asked, records: columns of two runs, or of data: `question_id`, `question`, `answers`.
+        asked, records: columns of two runs, or of data: `question_id`, `image_id`, `question`, `answers`.
 
     Returns:
         `records` in the order of `asked`.
@@ -101,6 +105,10 @@ def same_questions(asked, records):
         raise ValueError(f"it is about other questions: {len(by_id)} where {len(asked)} are asked for{more}")
     found = [by_id[row["question_id"]] for row in asked]
     for row, record in zip(asked, found):  # ids may be no more than row numbers
+        if row["image_id"] != record["image_id"]:
+            raise ValueError(
+                f"its question {row['question_id']} is about image {record['image_id']}, not {row['image_id']}"
+            )
         if any(row[name] != record.get(name) for name in ("question", "answers")):
             raise ValueError(
                 f"its question {row['question_id']} is {record.get('question')!r}, "

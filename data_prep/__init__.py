@@ -86,7 +86,7 @@ def generated(rows, features, arguments):
     try:
         return Dataset.from_generator(rows, features=features, gen_kwargs=arguments)
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, (ValueError, OSError)):
+        if isinstance(error.__cause__, (ValueError, TypeError, OSError)):
             raise DataError(str(error.__cause__)) from None
         raise
 

@@ -1,6 +1,7 @@
 """Human answers: how many, of which type; the vocabulary, from the training split only; soft targets."""
 
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -156,6 +157,9 @@ def answer_texts(given):
     texts = [_number_text(answer) if type(answer) in (int, float) else answer for answer in several]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"an answer must be a text or a number, not {given!r:.100}")
+    for text in texts:
+        if re.fullmatch(r"""\s*\[\s*(['"]).*\1\s*\]\s*""", text, re.DOTALL):  # as pandas and JSON write one
+            raise ValueError(f"an answer is a list that is written as a text: {text!r:.100}")
     return texts
 
 

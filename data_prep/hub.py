@@ -2,10 +2,11 @@
 
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 import pyarrow.compute as pc
-from datasets import Features, Image, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Features, Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from . import FEATURES, DataError, check_unique, drop_missing_images, split_size
@@ -35,7 +36,7 @@ def load(name, split, skip_missing_images=False):
     """
     with loading(name, split):
         rows = load_dataset(str(name), split=split)
-    if "json" in rows.column_names:
+    if isinstance(rows.features.get("json"), dict):
         for column in set(PICTURES) & set(rows.column_names):
             rows = rows.cast_column(column, Image(decode=False))
         rows = rows.map(unfold, remove_columns=rows.column_names, desc="Reading samples")
@@ -44,11 +45,22 @@ def load(name, split, skip_missing_images=False):
     check_columns(rows.column_names, name)
     if not len(rows):
         raise DataError(f"split {split!r} of {name} is empty")
-    if missing := _without_picture(rows):
+    pictures = _pictures(rows, name)
+    if None in pictures:
         keys = [f"that of row {index}" for index in range(len(rows))]
-        rows = drop_missing_images(rows, {keys[index] for index in missing}, name, skip_missing_images, keys)
+        missing = {key for key, picture in zip(keys, pictures) if picture is None}
+        rows = drop_missing_images(rows, missing, name, skip_missing_images, keys)
+        pictures = [picture for picture in pictures if picture is not None]
     left_out = split_size(rows) - len(rows)
-    if "image_id" not in rows.column_names:
+    if "image_id" in rows.column_names:
+        ids = list(map(str, rows["image_id"][:]))
+        if len(set(zip(ids, pictures))) > len(set(ids)):
+            print(
+                f"{name}: some values of image_id stand for several pictures; pictures are told apart by their content"
+            )
+            rows = rows.remove_columns("image_id")
+    named_by_content = "image_id" not in rows.column_names
+    if named_by_content:
         pictures = rows.select_columns("image").cast_column("image", Image(decode=False))
         ids = pictures.map(
             lambda batch: {"image_id": [content_id(image) for image in batch["image"]]},
@@ -58,7 +70,7 @@ def load(name, split, skip_missing_images=False):
     names = [column for column in FEATURES if column in rows.column_names and column != "image"]
     light = rows.select_columns(names).map(
         same_columns,
-        fn_kwargs={"split": split},
+        fn_kwargs={"split": split, "labels": label_names(rows.features), "named_by_content": named_by_content},
         with_indices=True,
         batched=True,
         remove_columns=names,
@@ -72,17 +84,27 @@ def load(name, split, skip_missing_images=False):
     return loaded
 
 
-def _without_picture(rows):
-    """Indices of the rows whose image has neither bytes nor the path of a file; no bytes are read for it."""
-    images = rows.select_columns("image").cast_column("image", Image(decode=False)).with_format("arrow")
-    found, at = [], 0
-    for table in images.iter(batch_size=1000):
-        held = pc.is_valid(pc.struct_field(table["image"], "bytes")).to_pylist()
-        paths = pc.struct_field(table["image"], "path").to_pylist()
-        there = [has_bytes or bool(path) and Path(path).is_file() for has_bytes, path in zip(held, paths)]
-        found += [at + index for index, is_there in enumerate(there) if not is_there]
-        at += len(there)
+def _pictures(rows, name):
+    """
+    For each row what tells its picture from most others without reading it: how many bytes it has, else its path; None
+    where there are neither bytes nor a file of that path.
+    """
+    try:
+        images = rows.select_columns("image").cast_column("image", Image(decode=False)).with_format("arrow")
+        tables = [table["image"] for table in images.iter(batch_size=1000)]
+        sizes = [pc.binary_length(pc.struct_field(column, "bytes")).to_pylist() for column in tables]
+        paths = [pc.struct_field(column, "path").to_pylist() for column in tables]
+    except (TypeError, NotImplementedError, ValueError) as error:
+        raise DataError(f"the column 'image' of {name} does not hold a picture in each row: {error}") from None
+    found = []
+    for size, path in zip(chain.from_iterable(sizes), chain.from_iterable(paths)):
+        found.append(size or (path if path and Path(path).is_file() else None))
     return found
+
+
+def label_names(features):
+    """Names of the values of each column (of `features`) that holds their numbers, as `ClassLabel` has it."""
+    return {column: kind.names for column, kind in features.items() if isinstance(kind, ClassLabel)}
 
 
 @contextmanager
@@ -123,7 +145,9 @@ def _text(given):
     return "" if given is None else str(given).strip()
 
 
-def same_columns(rows, indices, split):
+def same_columns(rows, indices, split, labels, named_by_content=False):
+    for column in labels.keys() & rows.keys():
+        rows[column] = [None if number is None or number < 0 else labels[column][number] for number in rows[column]]
     written = [_texts(group) for group in rows["answers"]]
     few = [len(texts) < MIN_ANSWERS for texts in written]
     answers = [ten_answers(texts) if repeated else texts for texts, repeated in zip(written, few)]
@@ -135,7 +159,8 @@ def same_columns(rows, indices, split):
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"split {split!r}: the 'question' of question {key} must be a text, not {question!r:.100}")
     return {
-        "image_id": [f"{split}/{image_id}" for image_id in rows["image_id"]],
+        # Of the content it is the same in all splits; a number may stand for another image in each.
+        "image_id": rows["image_id"] if named_by_content else [f"{split}/{image_id}" for image_id in rows["image_id"]],
         "question_id": [_number(key) for key in rows.get("question_id", indices)],
         "question": rows["question"],
         "answers": answers,

@@ -109,8 +109,9 @@ def _row(entry, number, file):
     for name in ("image", "question"):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
             raise ValueError(f"{name!r} is missing or empty; the row has {', '.join(entry) or 'nothing'}")
-    answers = next((entry[key] for key in ("answers", "answer") if entry.get(key) not in (None, "", [])), [])
-    if isinstance(answers, str) and file.suffix.lower() == ".csv" and "answers" in entry:
+    column = next((name for name in ("answers", "answer") if entry.get(name) not in (None, "", [])), None)
+    answers = entry.get(column, [])
+    if isinstance(answers, str) and file.suffix.lower() == ".csv" and column == "answers":
         if re.fullmatch(r"\s*\[.*\]\s*", answers):  # as pandas writes a list
             raise ValueError(f"'answers' are separated by |, with no brackets around them, not {answers!r:.100}")
         answers = answers.split("|")

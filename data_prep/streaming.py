@@ -8,7 +8,7 @@ from datasets.distributed import split_dataset_by_node
 
 from . import FEATURES, DataError, generated
 from .encode import encode_batch
-from .hub import check_columns, content_id, loading, renamed_columns, same_columns, unfold
+from .hub import check_columns, content_id, label_names, loading, renamed_columns, same_columns, unfold
 
 BUFFER = 1000  # questions, with their pictures as they lie in the files, among which the next one is drawn
 
@@ -25,6 +25,7 @@ def check_streaming(data, args):
     if "epoch" in (args.eval_strategy, args.save_strategy):
         raise ValueError("--streaming needs --save_strategy steps and --eval_strategy steps: it has no epochs")
     given = {
+        "skip_missing_images": data.skip_missing_images,
         "image_states_dir": data.image_states_dir, "max_train_samples": data.max_train_samples,
         "answer_type_sampling": args.answer_type_sampling, "reference_provenance": args.reference_provenance,
         "questions_per_image": args.questions_per_image > 1, "num_teachers": args.num_teachers,
@@ -52,27 +53,38 @@ def open_stream(name, split):
     """
     with loading(name, split):
         rows = load_dataset(str(name), split=split, streaming=True).decode(False)
+        labels = label_names(rows.features or {})
         first = next(iter(rows), None)
     if first is None:
         raise DataError(f"split {split!r} of {name} is empty")
-    if "json" in first:
+    if isinstance(first.get("json"), dict):
         rows = rows.map(unfold, remove_columns=list(first))
         first = unfold(first)
     if renamed := renamed_columns(first):
         rows = rows.rename_columns(renamed)
-        first = {renamed.get(column, column): value for column, value in first.items()}
+        first, labels = ({renamed.get(column, column): each[column] for column in each} for each in (first, labels))
     check_columns([column for column, value in first.items() if value is not None], name)
     features = Features({**FEATURES, "image": Image(decode=False)})
     dropped = [column for column in first if column not in FEATURES]
-    return rows.map(_same_columns, with_indices=True, batched=True, batch_size=100, fn_kwargs={"split": split},
-                    remove_columns=dropped, features=features)  # fmt: skip
+    return rows.map(_same_columns, with_indices=True, batched=True, batch_size=100, remove_columns=dropped,
+                    fn_kwargs={"split": split, "labels": labels}, features=features)  # fmt: skip
 
 
-def _same_columns(rows, indices, split):
-    images = rows["image"]
-    if "image_id" not in rows:
+def _same_columns(rows, indices, split, labels):
+    images, named_by_content = [_picture(image) for image in rows["image"]], "image_id" not in rows
+    for key, image in zip(rows.get("question_id", indices), images):
+        if not (image["bytes"] or image["path"]):
+            raise DataError(f"split {split!r}: question {key} has no 'image'")
+    if named_by_content:
         rows["image_id"] = [content_id(image) for image in images]
-    return {"image": images, **same_columns(rows, indices, split)}
+    return {"image": images, **same_columns(rows, indices, split, labels, named_by_content)}
+
+
+def _picture(image):
+    """As `datasets` holds pictures, of what a column that it knows for no picture's may have."""
+    if isinstance(image, (bytes, str)) or image is None:
+        return {"bytes": image if isinstance(image, bytes) else None, "path": image if isinstance(image, str) else None}
+    return image
 
 
 def on_disk(rows, images=True):

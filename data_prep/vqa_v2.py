@@ -101,7 +101,7 @@ def _members(archive):
         with zipfile.ZipFile(archive) as opened:
             return opened.namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{archive} is not a readable zip file ({error}); fetch it again") from None
+        raise DataError(f"{archive} is not a readable zip file ({error}); remove it and fetch it again") from None
 
 
 def _splits(data_dir):
@@ -125,7 +125,7 @@ def _read(source, key):
     except msgspec.ValidationError:
         raise DataError(f"{_name(source)} holds no list of {key!r}; it is not an official VQA v2 file") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
-        raise DataError(f"{_name(source)} is not valid JSON ({error}); fetch it again") from None
+        raise DataError(f"{_name(source)} is not valid JSON ({error}); remove it and fetch it again") from None
     if not entries:
         raise DataError(f"{_name(source)}: the list of {key!r} is empty")
     return entries

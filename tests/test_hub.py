@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import ClassLabel, Dataset, Image, concatenate_datasets
 from toy_data import SPLIT, draw
 from toy_data import encoded as picture_bytes
 
 from vqafusion.data_prep import FEATURES, DataError, load_split, split_size
 from vqafusion.data_prep.encode import VqaCollator, encode
 from vqafusion.data_prep.streaming import on_disk, open_stream
+from vqafusion.processing_vqafusion import load_image
 
 
 def test_parquet_in_the_shape_of_the_hubs_copies(official, tmp_path, processor):
@@ -90,7 +91,7 @@ def write(folder, **columns):
         ({"question": ["is it?", None, "is it?"]}, "'question' of question 8 must be a text, not None"),
         ({"question": [" ", "is it?", "is it?"]}, "'question' of question 7 must be a text, not ' '"),
         ({"question": [["a", "b"]] * 3}, "'question' of question 7 must be a text, not ['a', 'b']"),
-        ({"answer": [1.0, float("nan"), 2.0]}, "an answer is nan"),
+        ({"answer": ["no", '["a", "b"]', "no"]}, "an answer is a list that is written as a text"),
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
@@ -114,6 +115,42 @@ def test_missing_images_are_counted_or_passed_over(tmp_path, processor):
     rows = encode(load_split("hub", "train", tmp_path), processor.tokenizer, {"no": 0})
     with pytest.raises(DataError, match="image train/2: .* cannot be read as an image"):
         VqaCollator(processor, 1)([rows[1]])
+
+
+def test_one_id_for_several_pictures_is_none(tmp_path, capsys):
+    pictures = [{"bytes": picture_bytes(draw(color), "PNG"), "path": None} for color in ("red", "red", "blue")]
+    write(tmp_path, image=pictures, image_id=[1, 2, 1])
+    rows = load_split("hub", "train", tmp_path)
+    first, second, third = rows["image_id"]
+    assert first == second != third and "told apart by their content" in capsys.readouterr().out
+
+
+def test_numbers_that_stand_for_names_become_these(tmp_path):
+    write(tmp_path)
+    rows = Dataset.from_parquet(str(tmp_path / "train-0.parquet")).remove_columns("answer")
+    rows = rows.add_column("answer", [0, 1, 1]).cast_column("answer", ClassLabel(names=["no", "yes"]))
+    rows.to_parquet(tmp_path / "train-0.parquet")
+    for found in (load_split("hub", "train", tmp_path), on_disk(open_stream(tmp_path, "train"))):
+        assert [answers[0] for answers in found["answers"]] == ["no", "yes", "yes"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "path"])
+def test_pictures_may_be_bytes_or_paths_without_a_word_of_it(tmp_path, kind):
+    draw().save(tmp_path / "a.png")
+    picture = (tmp_path / "a.png").read_bytes() if kind == "bytes" else str(tmp_path / "a.png")
+    columns = {"image": [picture] * 3, "question": ["is it?"] * 3, "answer": ["no"] * 3}
+    Dataset.from_dict(columns).to_parquet(tmp_path / "train-0.parquet")
+    for rows in (load_split("hub", "train", tmp_path), on_disk(open_stream(tmp_path, "train"))):
+        assert rows[2]["question_id"] == 2 and len(set(rows["image_id"])) == 1
+        assert load_image(rows.cast_column("image", Image(decode=False))[0]["image"]).size == (48, 40)
+
+
+def test_what_holds_no_picture_is_named(tmp_path):
+    for images in ([1, 2, 3], [["a", "b"]] * 3):
+        columns = {"image": images, "question": ["is it?"] * 3, "answer": ["no"] * 3}
+        Dataset.from_dict(columns).to_parquet(tmp_path / "train-0.parquet")
+        with pytest.raises(DataError, match="column 'image' of .* does not hold a picture"):
+            load_split("hub", "train", tmp_path)
 
 
 def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from toy_data import SPLIT, draw, encoded, huge_header
 
+from vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion import eval as evaluation
 
 
@@ -53,8 +54,9 @@ def test_an_empty_heat_map_is_said_to_be_empty(model, processor, tmp_path, capsy
 
 def test_a_blind_model_answers_and_has_no_heat_map(trained, tmp_path, capsys):
     shutil.copytree(trained / "model", tmp_path / "blind")
-    config = json.loads((tmp_path / "blind" / "config.json").read_text())
-    (tmp_path / "blind" / "config.json").write_text(json.dumps({**config, "blind": True}))
+    VqaFusionForVisualQuestionAnswering.from_pretrained(tmp_path / "blind", blind=True).save_pretrained(
+        tmp_path / "blind"
+    )
     arguments = ("--model", tmp_path / "blind", "--image", trained / "image.png", "--question", "is it red?")
     result = in_process(capsys, *arguments)
     assert result.returncode == 0 and result.stdout.splitlines()[0] in ("yes", "red")
@@ -126,6 +128,13 @@ def test_a_model_that_was_half_copied_is_named(trained, tmp_path, capsys):
     del weights["classifier.0.weight"], weights["shown_answers.usual"]
     save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
     refused(in_process(capsys, *ask), "lack 1 of the model, such as classifier.0.weight")
+    weights = load_file(trained / "model" / "model.safetensors")
+    for name, change, words in (
+        ("classifier.0.bias", weights["classifier.0.bias"] * torch.nan, "scores are not finite"),
+        ("another", torch.ones(1), "config.json knows nothing of 1 of its weights, such as another"),
+    ):
+        save_file(weights | {name: change}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+        refused(in_process(capsys, *ask), words)
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "model" / name).write_text((trained / "model" / name).read_text()[:-20])
         refused(in_process(capsys, *ask), "cannot be loaded")

@@ -63,6 +63,8 @@ def test_train_resumes(trained, tmp_path):
                               ("vision_config", deeper, "another vision encoder")):  # fmt: skip
         result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
         refused(result, str(checkpoint), said)
+    result = run("train.py", *arguments, "--max_train_samples", 6, "--resume_from_checkpoint", "auto")
+    refused(result, str(checkpoint), "other training questions")
     result = run("train.py", *arguments, "--learning_rate", 0.5, "--resume_from_checkpoint", "auto")
     said = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2 and "checkpoint-" in said and "rates of [0.001], not [0.5]: leave" in said
@@ -77,7 +79,7 @@ def test_train_resumes(trained, tmp_path):
         (only_model / name).write_bytes(whole)
     (only_model / "optimizer.pt").unlink()
     result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
-    refused(result, str(only_model), "lacks the optimizer's")
+    refused(result, str(only_model), "lacks optimizer*, as --save_only_model leaves it")
     (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
     check_checkpoint(only_model)
     given = (trained / "recipe.yaml", "--output_dir", tmp_path, "--num_answers", 1)
