@@ -123,6 +123,8 @@ class VqaFusionConfig(PreTrainedConfig):
         if self.id2label is None:
             kwargs.setdefault("num_labels", 1000)
         super().__post_init__(**kwargs)
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError("id2label must number the answers from 0 on, without a gap")
         self.label2id = {answer: index for index, answer in self.id2label.items()}
 
     def name_hub_classes(self):

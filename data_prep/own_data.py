@@ -80,7 +80,8 @@ def _table(opened, file):
     opened.seek(0)
     rows = csv.DictReader(opened, delimiter=max(",;\t", key=head.count), strict=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-    if len(set(rows.fieldnames)) < len(rows.fieldnames):
+    named = [name for name in rows.fieldnames if name]  # spreadsheets may add columns of nothing
+    if len(set(named)) < len(named):
         raise DataError(f"{file}: a column name stands more than once: {', '.join(rows.fieldnames)}")
     return rows
 

@@ -6,7 +6,7 @@ import torch
 from datasets import Features, Image, load_dataset
 from datasets.distributed import split_dataset_by_node
 
-from . import FEATURES, DataError, generated
+from . import FEATURES, DataError, check_unique, generated
 from .encode import encode_batch
 from .hub import check_columns, content_id, label_names, loading, renamed_columns, same_columns, unfold
 
@@ -99,7 +99,9 @@ def on_disk(rows, images=True):
         DataError: a row or a file that cannot be read.
     """
     features = Features({name: kind for name, kind in FEATURES.items() if images or name != "image"})
-    return generated(_each, features, {"rows": rows.select_columns(list(features))})
+    found = generated(_each, features, {"rows": rows.select_columns(list(features))})
+    check_unique(set(found["question_id"][:]), len(found), "the stream")
+    return found
 
 
 def _each(rows):

@@ -11,7 +11,7 @@ from . import FEATURES, DataError, check_unique, drop_missing_images, file_stamp
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_{split}_annotations.json"
-_READER_VERSION = 4  # part of the cache's key: raise it when the rows change
+_READER_VERSION = 5  # part of the cache's key: raise it when the rows change
 
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # as `FEATURES` holds it
@@ -36,6 +36,7 @@ class _Annotation(msgspec.Struct):
     question_type: str
     answer_type: str
     answers: Annotated[list[_Answer], msgspec.Meta(min_length=1)]
+    image_id: int | None = None
     provenance: str = ""  # not in the official files
 
 
@@ -166,7 +167,13 @@ def _rows(questions, annotations, images, stamp):
                 f"{_name(questions)} and {_name(annotations)} are of different splits or incomplete"
             )
     for annotation in _decode(entries, _Annotation, annotations, "annotations"):
-        yield _row(asked[annotation.question_id], Path(images), annotation)
+        question = asked[annotation.question_id]
+        if annotation.image_id not in (None, question.image_id):
+            raise DataError(
+                f"question_id {question.question_id} is about image {question.image_id} in {_name(questions)}, and in "
+                f"{_name(annotations)} about image {annotation.image_id}: they are of different data sets"
+            )
+        yield _row(question, Path(images), annotation)
 
 
 def _file_name(folder, image_id):

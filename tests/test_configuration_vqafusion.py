@@ -19,6 +19,7 @@ from vqafusion import VqaFusionConfig
         {"alignment_weight": -1},
         {"intermediate_size": 0},
         {"hidden_size": -32},
+        {"id2label": {0: "yes", 2: "no"}, "label2id": None},
         {"dropout": 1.5},
         {"initializer_range": float("nan")},
         {"answer_temperature": 0},

@@ -100,7 +100,7 @@ def test_an_image_has_the_same_name_wherever_its_folder_lies(own):
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_tables_as_spreadsheets_write_them(own, separator):
-    lines = ("image, question ,answers,answer_type", "a.png,5+0 or 4?,Yes|no,CLOSED ", ",,,")
+    lines = ("image, question ,answers,answer_type,,", "a.png,5+0 or 4?,Yes|no,CLOSED ,,", ",,,,,")
     text = "\r\n".join(line.replace(",", separator) for line in lines).replace("+", ",")
     (own / "sheet.csv").write_bytes(text.encode("utf-8-sig"))
     (row,) = load_split("own", "sheet.csv", own).remove_columns("image")
