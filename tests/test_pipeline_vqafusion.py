@@ -212,8 +212,8 @@ def test_the_temperature_flattens_probabilities_and_keeps_the_order(pipe):
 
 @pytest.mark.parametrize("size", [(4, 1), (1, 8), (12, 1)])
 def test_pictures_of_one_row_are_looked_at_through_a_crop(model, processor, size):
-    processor.image_processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    pipe = VqaFusionPipeline(model=model, processor=processor)
+    cropping = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    pipe = VqaFusionPipeline(model=model, processor=VqaFusionProcessor(cropping, processor.tokenizer))
     (first, *_) = pipe(draw(size=size), QUESTION, return_attention=True)
     assert first["attention"].shape == size[::-1]
 
