@@ -92,7 +92,7 @@ class RunData(TrainerCallback, ExportableState):
         kept = state.get("stateful_callbacks", {}).get(type(self).__name__, {}).get("attributes", self.noted)
         for name, now in self.noted.items():
             if kept.get(name) != now:
-                what = f"--{name} {kept[name]}" if name.startswith("metric") else f"other {name.replace('_', ' ')}"
+                what = f"--{name} {kept.get(name)}" if name.startswith("metric") else f"other {name.replace('_', ' ')}"
                 raise ValueError(f"{folder} is of a run with {what}: {_SAME_AGAIN}")
 
 
