@@ -7,7 +7,7 @@ from itertools import islice
 
 import datasets
 import pytest
-from commands import TINY, run
+from commands import ROOT, TINY, run
 from datasets import Dataset, Image
 from safetensors.torch import load_file
 from toy_data import draw
@@ -58,9 +58,12 @@ def write_webdataset(folder):
     return folder
 
 
+# After each pass datasets waits five seconds for pyarrow's threads, so that they are gone when a program ends.
+SOON = "datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1"
+
+
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """After each pass datasets waits five seconds for pyarrow's threads, so that they are gone when a program ends."""
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
 
 
@@ -186,11 +189,13 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
                      "eval_steps": 5, "save_steps": 5, "save_total_limit": 9, "report_to": "none",
                      "gradient_accumulation_steps": 2}  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    script = f"import runpy, datasets\n{SOON}\nrunpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    (tmp_path / "train.py").write_text(script)
 
     caches = tmp_path / "cache"
 
     def train(name, steps, *more):
-        done = run("train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / name, "--max_steps", steps,
+        done = run(tmp_path / "train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / name, "--max_steps", steps,
                    "--lr_scheduler_type", "constant", *more, HF_DATASETS_CACHE=str(caches))  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return load_file(tmp_path / name / f"checkpoint-{steps}" / "model.safetensors")

@@ -42,11 +42,11 @@ def test_train_writes_a_model_with_its_answers(trained):
     assert 0 <= state["best_metric"] <= 100
 
 
-def test_train_resumes(trained, tmp_path):
+def test_train_resumes(trained, tmp_path, capsys):
     model = shutil.copytree(trained / "model", tmp_path / "model")
     (checkpoint,) = model.glob("checkpoint-*")
     arguments = (trained / "recipe.yaml", "--output_dir", model, "--max_steps", 6)
-    result = run("train.py", *arguments)
+    result = in_process(capsys, *arguments, script=train)
     refused(result, str(checkpoint), "--resume_from_checkpoint True")
     for way in ("True", "auto"):
         result = run("train.py", *arguments, "--resume_from_checkpoint", way)
@@ -61,14 +61,16 @@ def test_train_resumes(trained, tmp_path):
     deeper = json.dumps({**TINY["vision_config"], "num_hidden_layers": 2})
     for name, value, said in (("num_answers", 1, "other answers"), ("intermediate_size", 8, "intermediate_size"),
                               ("vision_config", deeper, "another vision encoder")):  # fmt: skip
-        result = run("train.py", *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto")
+        result = in_process(capsys, *arguments, f"--{name}", value, "--resume_from_checkpoint", "auto", script=train)
         refused(result, str(checkpoint), said)
-    result = run("train.py", *arguments, "--max_train_samples", 6, "--resume_from_checkpoint", "auto")
+    result = in_process(capsys, *arguments, "--max_train_samples", 6, "--resume_from_checkpoint", "auto", script=train)
     refused(result, str(checkpoint), "other training questions")
     result = run("train.py", *arguments, "--learning_rate", 0.5, "--resume_from_checkpoint", "auto")
     said = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2 and "checkpoint-" in said and "rates of [0.001], not [0.5]: leave" in said
-    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
+    result = in_process(
+        capsys, trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True", script=train
+    )
     refused(result, "no checkpoint in")
     only_model = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
     for name in ("trainer_state.json", "optimizer.pt", "model.safetensors"):
@@ -78,7 +80,9 @@ def test_train_resumes(trained, tmp_path):
             check_checkpoint(only_model)
         (only_model / name).write_bytes(whole)
     (only_model / "optimizer.pt").unlink()
-    result = run("train.py", trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True")
+    result = in_process(
+        capsys, trained / "recipe.yaml", "--output_dir", tmp_path, "--resume_from_checkpoint", "True", script=train
+    )
     refused(result, str(only_model), "lacks optimizer*, as --save_only_model leaves it")
     (only_model / "global_step1").mkdir()  # as DeepSpeed calls what it goes on with
     check_checkpoint(only_model)
