@@ -195,8 +195,9 @@ def test_a_run_is_the_same_after_an_interruption(tmp_path):
     caches = tmp_path / "cache"
 
     def train(name, steps, *more):
-        done = run(tmp_path / "train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / name, "--max_steps", steps,
-                   "--lr_scheduler_type", "constant", *more, HF_DATASETS_CACHE=str(caches))  # fmt: skip
+        done = run(tmp_path / "train.py", tmp_path / "recipe.json", "--output_dir", tmp_path / name,
+                   "--max_steps", steps, "--lr_scheduler_type", "constant", *more,
+                   HF_DATASETS_CACHE=str(caches))  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return load_file(tmp_path / name / f"checkpoint-{steps}" / "model.safetensors")
 
