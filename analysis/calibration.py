@@ -68,13 +68,12 @@ def error_difference(confidence, others, accuracy, images, resamples=1000, seed=
     Returns:
         `(low, high)`, the 95 % percentile bootstrap interval of the difference.
     """
-    _, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
-    times = np.random.default_rng(seed).multinomial(
-        image.max() + 1, np.full(image.max() + 1, 1 / (image.max() + 1)), resamples
-    )
+    names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
+    draws = len(names)
+    times = np.random.default_rng(seed).multinomial(draws, np.full(draws, 1 / draws), resamples)
     errors = []
     for given in (confidence, others):
-        gaps = np.zeros((image.max() + 1, BINS))
+        gaps = np.zeros((draws, BINS))
         np.add.at(gaps, (image, _bin_of(given)), np.asarray(given) - accuracy)
         errors.append(np.abs(times @ gaps).sum(axis=1) / (times @ np.bincount(image)))
     return tuple(np.percentile(errors[0] - errors[1], [2.5, 97.5]).tolist())
