@@ -94,6 +94,7 @@ def push_model(folder, repo, results=None, token=None, **where):
     results = dict(results or {})
     results["metrics"] = results.get("metrics") or _read_results(Path(folder) / "metrics.json", needed=False)
     _check_results(results)
+    check_access(repo, token)
     logging.disable_progress_bar()
     processor, model = load_model(folder)
     with tempfile.TemporaryDirectory() as staged:
@@ -163,7 +164,7 @@ def push_space(model, repo, token=None, **where):
 
 
 def check_access(repo, token=None):
-    """Ask before hours of training whether the Hub can be reached and knows the token; [`HubError`] if not."""
+    """Ask, before what takes long, whether the Hub can be reached and knows the token; [`HubError`] if not."""
     from huggingface_hub import HfApi
 
     check_repo(repo)

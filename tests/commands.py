@@ -1,7 +1,6 @@
 """The scripts as a user runs them, and what they must say when they refuse something."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,8 +12,6 @@ from vqafusion import infer
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_FILES = [f"{part}_vqafusion.py" for part in ("configuration", "layers", "modeling", "processing", "pipeline")]
-# `accelerate launch --cpu --num_processes 2` starts a single process, and says nothing.
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 TINY = {
     "vision_config": {
@@ -32,8 +29,9 @@ TINY = {
 }  # fmt: skip
 
 
-def run(script, *arguments, cwd=ROOT, start=(sys.executable,), **settings):
-    return forks.run([*start, ROOT / script, *arguments], cwd, {**os.environ, "HF_HUB_OFFLINE": "1", **settings})
+def run(script, *arguments, cwd=ROOT, start=(sys.executable,), processes=1, **settings):
+    command = [*start, ROOT / script, *arguments]
+    return forks.run(command, cwd, forks.usual_environment() | settings, processes=processes)
 
 
 def evaluate(output, *arguments):

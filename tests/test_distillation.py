@@ -1,13 +1,14 @@
 """What a model learns from: the mean of its teachers' probabilities, beside the answers."""
 
 import json
+import sys
 from copy import copy
 
 import forks
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, TWO_PROCESSES
+from commands import ROOT
 from datasets import Dataset
 from toy_data import draw
 from toy_model import ANSWERS, QUESTIONS, tiny_config
@@ -81,8 +82,8 @@ def test_two_processes_take_turns(teachers, rows, processor, tmp_path):
     processor.save_pretrained(tmp_path)
     rows.save_to_disk(tmp_path / "rows")
     (tmp_path / "asking.py").write_text(ASKING)
-    command = [*TWO_PROCESSES, tmp_path / "asking.py", tmp_path, str(len(ANSWERS))]
-    done = forks.run(command, ROOT)
+    command = [sys.executable, tmp_path / "asking.py", tmp_path, len(ANSWERS)]
+    done = forks.run(command, ROOT, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(rows) % 2  # in the last round one has no question
     alone = teacher_probabilities(teachers[1], rows, VqaCollator(processor, len(ANSWERS)), tmp_path / "one.npy", 1)

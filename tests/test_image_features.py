@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import forks
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, TWO_PROCESSES
+from commands import ROOT
 from datasets import Dataset
 from toy_data import SPLIT, draw, write_vqa_v2
 from toy_model import tiny_config
@@ -226,8 +227,9 @@ sys.stdout.write(f"processes: {image_features.PartialState().num_processes}\\n")
 def test_a_kill_at_any_moment_changes_nothing(processor, tmp_path):
     data = write_vqa_v2(tmp_path / "data", images=24, per_image=1)
     processor.save_pretrained(tmp_path / "processor")
-    command = [sys.executable, "-c", WORKER, ROOT, tmp_path / "processor", data]
-    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, tmp_path / "worker.py", ROOT, tmp_path / "processor", data]
+    assert forks.run([*command, tmp_path / "whole"], ROOT).returncode == 0
     worker = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "killed").rglob("shard-*"))) < 4 and time.monotonic() < deadline:
@@ -236,7 +238,7 @@ def test_a_kill_at_any_moment_changes_nothing(processor, tmp_path):
     worker.wait()
     done = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("shard-*")}
     assert 4 <= len(done) < 12
-    subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
+    assert forks.run([*command, tmp_path / "killed"], ROOT).returncode == 0
     assert all(file.stat().st_mtime_ns == before for file, before in done.items())
     assert files(tmp_path / "whole") == files(tmp_path / "killed")
     assert sum(len(np.load(file)) for file in (tmp_path / "killed").rglob("shard-*")) == 24
@@ -246,8 +248,9 @@ def test_two_processes_share_the_work(processor, tmp_path):
     data = write_vqa_v2(tmp_path / "data", images=7, per_image=1)
     processor.save_pretrained(tmp_path / "processor")
     (tmp_path / "worker.py").write_text(WORKER)
-    for name, start in (("one", [sys.executable]), ("two", TWO_PROCESSES)):
-        command = [*start, tmp_path / "worker.py", ROOT, tmp_path / "processor", data, tmp_path / name]
-        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        assert result.stdout.count(f"processes: {1 + (name == 'two')}") == 1 + (name == "two")
+    for processes, name in ((1, "one"), (2, "two")):
+        command = [sys.executable, tmp_path / "worker.py", ROOT, tmp_path / "processor", data, tmp_path / name]
+        result = forks.run(command, ROOT, processes=processes)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stdout.count(f"processes: {processes}") == processes
     assert files(tmp_path / "one") == files(tmp_path / "two") and len(files(tmp_path / "one")) == 6

@@ -1,7 +1,6 @@
 """train.py and eval.py on one, two and three processes, and with FSDP: the same figures."""
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -62,9 +61,9 @@ def trained(tmp_path_factory):
 
 
 def run(processes, script, *arguments):
-    several = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-    command = [sys.executable, *several, ROOT / script, *arguments]
-    done = forks.run(command, ROOT, {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, ROOT / script, *arguments]
+    environment = forks.usual_environment() | {"OMP_NUM_THREADS": "1"}
+    done = forks.run(command, ROOT, environment, processes=processes)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -132,13 +132,14 @@ def test_the_models_own_ways_to_the_hub_take_its_code_along(hub, home, saved, tm
     assert len(ask(hub, home, tmp_path / "image.png")["answers"]) == 5
 
 
-def test_branches_pull_requests_and_private_repositories(hub, home, saved):
-    assert push(hub, home, saved, REPO, "--private", "--revision", "trial").returncode == 0
-    repo = hub.repos["model", REPO]
-    assert repo.private and "model.safetensors" in repo.at("trial").files and "model.safetensors" not in repo.files
-    proposed = push(hub, home, saved, REPO, "--create_pr")
+def test_branches_pull_requests_and_private_repositories(hub, home):
+    command = ("alice/model", "--space", REPO)
+    assert push(hub, home, *command, "--private", "--revision", "trial").returncode == 0
+    repo = hub.repos["space", REPO]
+    assert repo.private and "app.py" in repo.at("trial").files and "app.py" not in repo.files
+    proposed = push(hub, home, *command, "--create_pr")
     assert proposed.returncode == 0 and "/discussions/1" in proposed.stdout
-    assert "model.safetensors" in repo.at("refs/pr/1").files and "model.safetensors" not in repo.files
+    assert "app.py" in repo.at("refs/pr/1").files and "app.py" not in repo.files
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,7 @@ def test_a_model_whose_answers_are_no_numbers_is_not_pushed(saved, monkeypatch):
     _, model = load_model(str(saved))
     torch.nn.init.constant_(model.classifier[-1].bias, float("nan"))
     model.save_pretrained(saved)
+    monkeypatch.setattr("vqafusion.sharing.push.check_access", lambda *known: None)
     monkeypatch.setattr("vqafusion.sharing.push.upload", lambda *given, **more: pytest.fail("it was"))
     with pytest.raises(ValueError, match="scores are not finite"):
         push_model(saved, REPO)
@@ -272,44 +274,59 @@ def test_impossible_names(name):
 
 
 REFUSALS = {
-    "wrong token": ({"token": "hf_wrong"}, [], "hf auth login"),
     "no permission": ({"token": "hf_bob"}, [], "your token may not write to alice/tiny"),
-    "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
     "not paid for": ({}, [Fault("POST", "/commit/", 402, 9)], f"the Hub refuses {REPO} (402): "),
-    "too many requests": ({}, [Fault("POST", "/commit/", 429, 9, retry_after=0)], "asks to wait"),
+    "too many requests": ({}, [Fault("POST", "/commit/", 429, 9, retry_after=1)], "asks to wait"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_refusals_are_one_line_and_leave_nothing(hub, home, saved, name):
-    more, hub.faults[:], words = REFUSALS[name]
-    result = push(hub, home, saved, REPO, **more)
+def refused(result, words):
     assert result.returncode == 2 and result.stdout == ""
     errors = [line for line in result.stderr.strip().splitlines() if "error: " in line]
     assert errors == result.stderr.strip().splitlines()[-1:] and words in errors[0]
     assert "Traceback" not in result.stderr and "hf_" not in result.stderr.replace("hf_hub", "")
-    assert ("model", REPO) not in hub.repos or "model.safetensors" not in hub.repos["model", REPO].files
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_are_one_line_and_leave_nothing(hub, home, name):
+    more, hub.faults[:], words = REFUSALS[name]
+    refused(push(hub, home, "alice/model", "--space", REPO, **more), words)
+    assert ("space", REPO) not in hub.repos or "app.py" not in hub.repos["space", REPO].files
+
+
+UNKNOWN = {
+    "offline": ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+    "token": ({"token": "hf_wrong"}, "hf auth login"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_who_may_not_push_is_told_before_the_model_is_looked_at(hub, home, saved, name):
+    (saved / "model.safetensors").write_bytes(b"what cannot be read")
+    more, words = UNKNOWN[name]
+    refused(push(hub, home, saved, REPO, **more), words)
 
 
 PASSING = {
     "503 twice": [Fault("POST", "/commit/", 503, 2), Fault("POST", "repos/create", 503, 2)],
     "429": [Fault("POST", "/commit/", 429, 1, retry_after=1)],
-    "cut upload": [Fault("PUT", "/lfs/", "cut", 1)],
     "cut commit": [Fault("POST", "/commit/", "cut", 1)],
 }
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_passing_faults_are_outlasted(hub, home, saved, name):
+def test_passing_faults_are_outlasted(hub, home, name):
     hub.faults[:] = PASSING[name]
-    result = push(hub, home, saved, REPO)
+    result = push(hub, home, "alice/model", "--space", REPO)
     assert result.returncode == 0, result.stderr
-    assert not hub.faults or all(fault.times == 0 for fault in hub.faults)
-    assert "model.safetensors" in hub.repos["model", REPO].files and len(hub.repos["model", REPO].commits) == 2
+    assert not hub.faults
+    assert "app.py" in hub.repos["space", REPO].files and len(hub.repos["space", REPO].commits) == 2
 
 
-def test_a_cut_download_is_repeated_and_a_full_disk_named(hub, home, saved, tmp_path):
+def test_a_cut_upload_and_a_cut_download_are_repeated_and_a_full_disk_named(hub, home, saved, tmp_path):
+    hub.faults.append(Fault("PUT", "/lfs/", "cut", 1))
     assert push(hub, home, saved, REPO).returncode == 0
+    assert not hub.faults and "model.safetensors" in hub.repos["model", REPO].files
     draw().save(tmp_path / "image.png")
     command = [sys.executable, ROOT / "infer.py", "--model", REPO, "--image", tmp_path / "image.png"]
     command += ["--question", QUESTION]

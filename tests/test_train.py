@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT, TINY, TWO_PROCESSES, evaluate, in_process, refused, run
+from commands import ROOT, TINY, evaluate, in_process, refused, run
 from datasets import Dataset
 from safetensors.torch import load_file
 from toy_data import SPLIT, draw
@@ -122,7 +122,7 @@ def test_two_processes_go_on_in_the_middle_of_an_epoch(trained, tmp_path):
             "train.py", trained / "recipe.yaml", "--output_dir", tmp_path / name, "--max_steps", 12,
             "--per_device_train_batch_size", 1, "--questions_per_image", 1, "--eval_strategy", "steps",
             "--save_strategy", "steps", "--eval_steps", 4, "--save_steps", 4, "--save_total_limit", 9,
-            "--image_states_dir", tmp_path / "states", *more, start=TWO_PROCESSES,
+            "--image_states_dir", tmp_path / "states", *more, processes=2,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
         assert json.loads((tmp_path / name / "trainer_state.json").read_text())["epoch"] == 2  # 1 with one process
