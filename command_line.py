@@ -80,9 +80,19 @@ def parse(argv, description, *dataclass_types):
         raise ValueError(f"the arguments do not make sense together: {error}") from None
 
 
+class _EachNameOnce(yaml.SafeLoader):
+    """Of a name that stands twice in a recipe PyYAML silently takes the last one."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [name.value for name, _ in node.value]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"{min(twice)} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_recipe(file, is_base=False):
     try:
-        recipe = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))  # JSON is YAML
+        recipe = yaml.load(Path(file).read_text(encoding="utf-8-sig"), _EachNameOnce)  # JSON is YAML
     except FileNotFoundError:
         raise ValueError(f"there is no recipe {file}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

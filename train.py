@@ -45,7 +45,7 @@ from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 from vqafusion.processing_vqafusion import VqaFusionProcessor, max_question_length
 from vqafusion.resuming import TEACHERS, RunData, check_checkpoint, check_goes_on, check_teacher, checkpoint
 from vqafusion.sharing.retries import HubError, patiently
-from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, check_reporting, top_labels
+from vqafusion.trainer import VqaTrainer, VqaTrainingArguments, check_reporting, check_schedule, top_labels
 
 DEFAULT_SPLITS = {"easy_vqa": ("train", "validation"), "vqa_v2": ("train2014", "val2014")}
 
@@ -230,6 +230,7 @@ def main(argv=None):
             raise ValueError(f"--{name} must be at least {least}, not {getattr(data, name)}")
     for name in ("answer_type_sampling", "lr_scheduler_kwargs"):
         setattr(args, name, json_argument(args, name))
+    check_schedule(args)
     check_shares(args.answer_type_sampling)
     if data.streaming:
         check_streaming(data, args)

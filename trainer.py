@@ -1,5 +1,6 @@
 """`Trainer` for VQA: a learning rate per encoder, questions in groups, guards."""
 
+import math
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ from functools import partial
 import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from .answer_head import look_for_answers
@@ -92,6 +93,11 @@ class VqaTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.output_dir is None:  # transformers would make a folder of its own in the working folder
             raise ValueError("give --output_dir, the folder that the model goes to")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} must be a finite number, not {value}")
+            if name.endswith("learning_rate") and value is not None and value < 0:
+                raise ValueError(f"--{name} must be at least 0, not {value}")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs must be above 0, not {self.num_train_epochs}")
         for name in (
@@ -335,6 +341,16 @@ def check_reporting(report_to):
             tracker()
     except (ImportError, RuntimeError, ValueError) as error:
         raise ValueError(f"--report_to: {error}") from None
+
+
+def check_schedule(args):
+    """Raise `ValueError` for `lr_scheduler_kwargs` that its kind does not take; found here as by the last function."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    kwargs = args.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=dict(kwargs))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--lr_scheduler_kwargs {kwargs}: {error}") from None
 
 
 def top_labels(logits, labels):

@@ -43,7 +43,7 @@ def read_vocabulary(file):
             has each answer's number, as they are also published.
 
     Returns:
-        `list[str]`, normalised, each once, in the file's order.
+        `list[str]`, normalised, each once, in the file's order; empty ones are left out.
 
     Raises:
         ValueError: not a JSON list of answers; `OSError`: no such file.
@@ -51,9 +51,10 @@ def read_vocabulary(file):
     answers = read_json(file)
     if isinstance(answers, dict) and all(isinstance(number, int) for number in answers.values()):
         answers = sorted(answers, key=answers.get)
-    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+    texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+    if not texts or not any(map(str.strip, answers)):
         raise ValueError(f"{file} must be a JSON list of answers, or an object of their numbers")
-    return list(dict.fromkeys(answer_text(answer) for answer in answers))
+    return list(dict.fromkeys(answer_text(answer) for answer in answers if answer.strip()))
 
 
 def vocabulary_best(rows, names):

@@ -29,11 +29,11 @@ def test_vocabulary_is_normalised_frequent_first_and_reproducible():
 
 
 def test_published_vocabularies_are_read(tmp_path):
-    write_json(tmp_path, "answers.json", ["Yes", "yes", "two", "net", "A"])
+    write_json(tmp_path, "answers.json", ["Yes", "yes", "", "two", "net", "A"])
     assert read_vocabulary(tmp_path / "answers.json") == ["yes", "2", "net", "a"]
     write_json(tmp_path, "answers.json", {"blue": 1, "Red": 0})
     assert read_vocabulary(tmp_path / "answers.json") == ["red", "blue"]
-    for text in ("{}", '{"a": "b"}', "[1]", "[", "[]"):
+    for text in ("{}", '{"a": "b"}', "[1]", "[", "[]", '[" "]'):
         write_json(tmp_path, "answers.json", text)
         with pytest.raises(ValueError, match="answers.json"):
             read_vocabulary(tmp_path / "answers.json")
