@@ -251,6 +251,20 @@ def main(argv=None):
         print(push_model(output_dir, repo, token=token, private=args.hub_private_repo, revision=args.hub_revision))
 
 
+def tell_sets(data, config, train_set, eval_set):
+    """Print what the encoded splits are like; what metrics.json will say of the one for evaluation."""
+    for name, rows in (("training", train_set), ("evaluation", eval_set)):
+        allowed = ceiling(vocabulary_best(rows, config.id2label))
+        print(f"{len(rows)} {name} questions; {config.num_labels} answers allow {allowed:.2f} % accuracy")
+    evaluated_on = set(eval_set["image_id"][:])
+    if shared := len(evaluated_on & set(train_set["image_id"][:])):
+        print(f"{shared} of {len(evaluated_on)} evaluation images are training images, too: scores may be flattering")
+    return {
+        "run": "blind" if config.blind else "model", "dataset": data.dataset, "split": data.eval_split,
+        "questions": len(eval_set), "vocabulary_ceiling": allowed, "chosen_on_this_split": True,
+    }  # fmt: skip
+
+
 def train_teacher(data, model_arguments, args, output_dir, number):
     """Train one of the models that the next one learns from, unless it is there, from where it was; its folder."""
     folder = writable_folder(output_dir / TEACHERS / str(number))
@@ -286,21 +300,15 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
         check_goes_on(folder, model_arguments, model.config)
         run_data.check(folder)
 
-    length = max_encoded_length(model.config, processor.tokenizer)
-    encoding = (processor.tokenizer, model.config.label2id, length, data.preprocessing_num_workers)
-    train_set, eval_set = encode(train_set, *encoding), encode(eval_set, *encoding)
+    encoding = (processor.tokenizer, model.config.label2id, max_encoded_length(model.config, processor.tokenizer))
+    train_set, eval_set = (encode(rows, *encoding, data.preprocessing_num_workers) for rows in (train_set, eval_set))
+    evaluated = tell_sets(data, model.config, train_set, eval_set)
+    if len(eval_set) < in_split:
+        evaluated["questions_in_split"] = in_split
     shifts = None
     if args.reference_provenance:
         shifts, of_question = answer_shifts(train_set, args.reference_provenance, model.config.num_labels)
         train_set = train_set.add_column("answer_shift", of_question)
-    names = model.config.id2label
-    most = {}
-    for name, rows in (("training", train_set), ("evaluation", eval_set)):
-        most[name] = ceiling(vocabulary_best(rows, names))
-        print(f"{len(rows)} {name} questions; {model.config.num_labels} answers allow {most[name]:.2f} % accuracy")
-    evaluated_on = set(eval_set["image_id"][:])
-    if shared := len(evaluated_on & set(train_set["image_id"][:])):
-        print(f"{shared} of {len(evaluated_on)} evaluation images are training images, too: scores may be flattering")
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
     taught = None
@@ -318,7 +326,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
 
     begun = TrainerState.load_from_json(Path(resume) / "trainer_state.json").global_step if resume else 0
     if stream is not None:
-        train_set = QuestionStream(stream, *encoding[:3], args.seed, args.process_index, args.world_size)
+        train_set = QuestionStream(stream, *encoding, args.seed, args.process_index, args.world_size)
         if resume:
             train_set.skip = begun * args.per_device_train_batch_size * args.gradient_accumulation_steps
             args.ignore_data_skip = True  # `Trainer` would open every picture on the way
@@ -342,11 +350,6 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
             print(stopped)
         raise SystemExit(128 + stopped.received) from None  # as a shell counts signals
     trainer.look_for_answers()  # by the weights that are kept, which were not evaluated in every case
-    kind = "blind" if model.config.blind else "model"
-    evaluated = {"run": kind, "dataset": data.dataset, "split": data.eval_split, "questions": len(eval_set)}
-    if len(eval_set) < in_split:
-        evaluated["questions_in_split"] = in_split
-    evaluated |= {"vocabulary_ceiling": most["evaluation"], "chosen_on_this_split": True}
     save(trainer, processor, output_dir, (data, model_arguments), evaluated)
     if result.global_step > begun:
         result.metrics["peak_memory_gib"] = peak_memory()
