@@ -5,7 +5,7 @@ import torch
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from .command_line import whole_file
+from .command_line import remove_orphans, whole_file
 from .data_prep.image_features import this_process
 from .modeling_vqafusion import VqaFusionForVisualQuestionAnswering
 
@@ -34,6 +34,7 @@ def teacher_probabilities(folders, rows, collator, file, batch_size, bf16=False)
     if not file.exists():
         rounds = _rounds(folders, rows, collator, batch_size, bf16, process)
         if process.is_main_process:
+            remove_orphans(file.parent)
             with whole_file(file) as temporary:
                 written = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(rows), collator.num_labels))
                 for questions, probabilities in rounds:

@@ -65,8 +65,7 @@ class WholeCheckpoints:
         finally:
             self._run_dir = None
         self.accelerator.wait_for_everyone()
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(final)
+        self._find_best()
         if self.args.should_save:
             self.state.save_to_json(folder / SAVING / final.name / "trainer_state.json")
             if final.exists():  # of a run that this one has gone back behind
@@ -77,6 +76,17 @@ class WholeCheckpoints:
                 shutil.rmtree(newest)
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _find_best(self):
+        """Where the best checkpoint is now: `Trainer` has the place of writing, or where the folder once was."""
+        folder, step = Path(self.args.output_dir), self.state.best_global_step
+        best = folder / f"checkpoint-{step}"
+        if step and (step == self.state.global_step or best.is_dir()):
+            self.state.best_model_checkpoint = str(best)
+
+    def _load_best_model(self):
+        self._find_best()
+        super()._load_best_model()
 
 
 class Stopped(Exception):
@@ -109,7 +119,10 @@ class StopAtSignal(TrainerCallback):
         if self.accelerator.num_processes > 1:  # a signal reaches them at different steps
             seen = torch.tensor([self.received], device=self.accelerator.device)
             self.agreed = int(self.accelerator.gather(seen).max())
-        control.should_save = control.should_save or bool(self.agreed)
+        if self.agreed:
+            control.should_save = True
+            if args.eval_strategy == "epoch" and state.epoch == int(state.epoch):  # a run that goes on begins after it
+                control.should_evaluate = True
 
     def on_save(self, args, state, control, **kwargs):
         if self.agreed:
@@ -142,7 +155,10 @@ class FiniteOnly(TrainerCallback):
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP
-        if norm.isfinite():
+        finite = norm.isfinite().reshape(1)
+        if self.trainer.is_fsdp_enabled:  # of its first version each process has its own part
+            finite = self.trainer.accelerator.gather(finite)
+        if finite.all():
             return
         if self.skip:
             self.skipped += 1

@@ -21,6 +21,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 FETCH_SECONDS = 30
+CROPPED_BELOW = 384  # of a longer edge ConvNeXt's processor makes a square of the whole image
+# Kinds of text encoders (RoBERTa's) whose positions begin behind the padding's, which is one of them.
+COUNT_FROM_PADDING = ("roberta", "camembert", "mpnet", "data2vec-text", "longformer", "ibert")
 MAX_RATIO = 200  # of the sides; a processor that scales the shorter one to its size would fill the memory
 MAX_PIXELS = 100_000_000  # a photo of 100 megapixels is real, 30,000 x 30,000 is a decompression bomb
 
@@ -84,17 +87,20 @@ class VqaFusionProcessor(ProcessorMixin):
             `(left, top, right, bottom)` in pixels (`float`), which the attention map covers.
         """
         processor = self.image_processor
-        if not getattr(processor, "do_center_crop", False):
+        size, part = processor.size or {}, getattr(processor, "crop_pct", None)
+        if part and size.get("shortest_edge", CROPPED_BELOW) < CROPPED_BELOW:  # ConvNeXt's, and ResNet's
+            half_width = half_height = part * min(width, height) / 2
+        elif not getattr(processor, "do_center_crop", False):
             return 0.0, 0.0, float(width), float(height)
-        size, crop = processor.size or {}, processor.crop_size
-        if "shortest_edge" in size:
-            scale_x = scale_y = size["shortest_edge"] / min(width, height)
-        elif getattr(processor, "do_resize", False) and "height" in size:
-            scale_x, scale_y = size["width"] / width, size["height"] / height
         else:
-            scale_x = scale_y = 1.0
-        half_width = min(width, crop["width"] / scale_x) / 2
-        half_height = min(height, crop["height"] / scale_y) / 2
+            if "shortest_edge" in size:
+                scale_x = scale_y = size["shortest_edge"] / min(width, height)
+            elif getattr(processor, "do_resize", False) and "height" in size:
+                scale_x, scale_y = size["width"] / width, size["height"] / height
+            else:
+                scale_x = scale_y = 1.0
+            half_width = min(width, processor.crop_size["width"] / scale_x) / 2
+            half_height = min(height, processor.crop_size["height"] / scale_y) / 2
         return width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height
 
 
@@ -134,7 +140,9 @@ def load_image(source):
                 )
             if max(image.size) > MAX_RATIO * min(image.size):
                 raise _BadImage(f"{name}: {image.width} x {image.height} pixels are too long and thin to be looked at")
-            return _to_rgb(_upright(image))
+            image = _to_rgb(_upright(image))
+            image.info = {}  # the orientation in it has been followed; whoever loads the result shall not do so again
+            return image
     except _BadImage:
         raise
     except FileNotFoundError:
@@ -200,6 +208,7 @@ def _fetch(address):
 
 def _upright(image):
     """As the camera was held. (`ImageOps.exif_transpose` writes all tags anew, and fails where one is odd.)"""
+    image.load()  # of a TIFF Pillow follows the orientation itself, here, and then it has none
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
 
@@ -221,7 +230,11 @@ def _to_rgb(image):
 
 def max_question_length(config, tokenizer):
     """Tokens of the longest question that the text encoder of a [`VqaFusionConfig`] takes."""
-    return min(getattr(config.text_config, "max_position_embeddings", 512), tokenizer.model_max_length)
+    text = config.text_config
+    positions = getattr(text, "max_position_embeddings", 512)
+    if any(kind in text.model_type for kind in COUNT_FROM_PADDING):
+        positions -= text.pad_token_id + 1
+    return min(positions, tokenizer.model_max_length)
 
 
 VqaFusionProcessor.register_for_auto_class()

@@ -80,6 +80,9 @@ class RunData(TrainerCallback, ExportableState):
             "evaluation_questions": _digest(eval_set),
         }
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.stateful_callbacks.setdefault(type(self).__name__, {})  # an older checkpoint has none to be replaced
+
     def state(self):
         return {"args": {}, "attributes": self.noted}
 

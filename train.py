@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
@@ -280,8 +280,10 @@ def train_teacher(data, model_arguments, args, output_dir, number):
             if begun:
                 check_checkpoint(begun)
             # What learns from models that look for their answers gains nothing by that (docs/tried.md).
-            train(data, model_arguments, own, folder, begun, look_for_answers=False)
+            stop_at_signal = train(data, model_arguments, own, folder, begun, look_for_answers=False).stop_at_signal
         this_process().wait_for_everyone()  # the first one has written the model, which all will load
+        if received := max(gather_object([stop_at_signal.received])):  # after the last step, where nothing looks for it
+            raise SystemExit(128 + received)
     return folder
 
 
@@ -302,13 +304,13 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
 
     encoding = (processor.tokenizer, model.config.label2id, max_encoded_length(model.config, processor.tokenizer))
     train_set, eval_set = (encode(rows, *encoding, data.preprocessing_num_workers) for rows in (train_set, eval_set))
-    evaluated = tell_sets(data, model.config, train_set, eval_set)
-    if len(eval_set) < in_split:
-        evaluated["questions_in_split"] = in_split
     shifts = None
     if args.reference_provenance:
         shifts, of_question = answer_shifts(train_set, args.reference_provenance, model.config.num_labels)
         train_set = train_set.add_column("answer_shift", of_question)
+    evaluated = tell_sets(data, model.config, train_set, eval_set)
+    if len(eval_set) < in_split:
+        evaluated["questions_in_split"] = in_split
     start_at_frequencies(model, answer_frequencies(train_set, model.config.num_labels))
     train_collator, eval_collator = collators(data, processor, model, train_set, eval_set)
     taught = None

@@ -106,7 +106,7 @@ class VqaTrainingArguments(TrainingArguments):
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.bf16_where_fast and torch.cuda.is_available():
+        if self.bf16_where_fast and torch.cuda.is_available() and not self.use_cpu:
             self.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         elif self.bf16_where_fast:
             capabilities = torch.cpu.get_capabilities()
@@ -188,6 +188,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
         self.answer_tokens = None  # what `look_for_answers` is given, of a model that is to look for them
         self.train_collator = self.data_collator
         self._logged = None  # when, and at which step
+        self._rates = {}  # of the last step, by part
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
@@ -203,6 +204,12 @@ class VqaTrainer(WholeCheckpoints, Trainer):
             return super().train(*args, **kwargs)
         finally:
             self.stop_at_signal.restore()
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # `Trainer` would take one more step in an epoch's middle
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         start = time.perf_counter()
@@ -222,6 +229,7 @@ class VqaTrainer(WholeCheckpoints, Trainer):
 
     def training_step(self, model, inputs, *args, **kwargs):
         self.last_batch = inputs  # `FiniteOnly` tells what it held
+        self._rates = {group.get("part"): group["lr"] for group in self.optimizer.param_groups}
         return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -250,9 +258,8 @@ class VqaTrainer(WholeCheckpoints, Trainer):
                 batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
                 logs["questions_per_second"] = round(batch * (step - self._logged[0]) / (now - self._logged[1]), 1)
             self._logged = step, now
-            rates = {group.get("part"): group["lr"] for group in self.optimizer.param_groups}
-            logs["learning_rate"] = rates.pop("fusion", logs["learning_rate"])
-            logs |= {f"{part}_learning_rate": rate for part, rate in rates.items()}
+            logs["learning_rate"] = self._rates.get("fusion", logs["learning_rate"])
+            logs |= {f"{part}_learning_rate": rate for part, rate in self._rates.items() if part != "fusion"}
             logs |= {"peak_memory_gib": peak_memory(), "skipped_steps": self.finite_only.skipped}
         super().log(logs, *args, **kwargs)
 

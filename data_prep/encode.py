@@ -1,5 +1,6 @@
 """What `datasets.map` runs over the rows, and the collator that makes batches of them."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -147,7 +148,8 @@ class VqaCollator:
         if self.answer_shifts is not None:
             by_question["answer_shifts"] = self.answer_shifts[[row["answer_shift"] for row in rows]]
         if self.teacher_probabilities is not None:
-            taught = _mapped(self.teacher_probabilities)[[row["position"] for row in rows]]
+            changed = os.stat(self.teacher_probabilities).st_mtime_ns
+            taught = _mapped(self.teacher_probabilities, changed)[[row["position"] for row in rows]]
             by_question["teacher_probabilities"] = torch.from_numpy(taught).float()
         return {
             "input_ids": padded["input_ids"],
@@ -179,7 +181,7 @@ class VqaCollator:
 
 
 @cache
-def _mapped(file):
+def _mapped(file, changed):
     return np.load(file, mmap_mode="r")
 
 

@@ -22,8 +22,8 @@ from ..processing_vqafusion import load_image
 from . import DataError, file_stamp
 
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2's whole grid
-OPEN_SHARDS = 512  # each holds a file descriptor, and 1,024 are the usual limit of a process
-_LAYOUT_VERSION = 3
+OPEN_SHARDS = 200  # of each split; each holds a file descriptor, and 1,024 are the usual limit of a process
+_LAYOUT_VERSION = 4
 IMAGES = "images.json"  # of a part, written when all its shards are there: what is in its images, in their order
 
 
@@ -212,6 +212,11 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
             decoding += islice(started, 1)
             batches = list(decoding.pop(0))
             states = np.concatenate([encode(pixels) for pixels in batches])
+            if not np.isfinite(states).all():
+                raise ValueError(
+                    "states of this vision encoder are not finite, or beyond the 65,504 of the 16 bits in which they "
+                    "are stored: leave out --image_states_dir"
+                )
             try:
                 with whole_file(file) as temporary:
                     np.save(temporary, states)

@@ -3,6 +3,7 @@
 import json
 import sys
 from copy import copy
+from types import SimpleNamespace
 
 import forks
 import numpy as np
@@ -18,6 +19,7 @@ from vqafusion.arguments import DataArguments, ModelArguments
 from vqafusion.command_line import write_json
 from vqafusion.data_prep.encode import VqaCollator
 from vqafusion.distillation import teacher_probabilities
+from vqafusion.guards import StopAtSignal
 from vqafusion.trainer import VqaTrainer, VqaTrainingArguments
 
 
@@ -109,8 +111,13 @@ def test_the_loss_is_weighed_between_answers_and_teachers(teachers, rows, proces
 
 
 def test_each_teacher_has_a_seed_of_its_own_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    asked, looked_through = [], []
-    monkeypatch.setattr(train, "train", lambda data, model, args, folder, resume, **more: asked.append((args, resume)))
+    asked, looked_through, signals = [], [], StopAtSignal(None)
+
+    def ask(data, model, args, folder, resume, **more):
+        asked.append((args, resume))
+        return SimpleNamespace(stop_at_signal=signals)
+
+    monkeypatch.setattr(train, "train", ask)
     monkeypatch.setattr(train, "check_checkpoint", looked_through.append)
     args = VqaTrainingArguments(output_dir=str(tmp_path), num_teachers=2, teacher_epochs=3, max_steps=9, seed=5)
     (tmp_path / "teachers" / "1" / "checkpoint-4").mkdir(parents=True)
@@ -118,6 +125,9 @@ def test_each_teacher_has_a_seed_of_its_own_and_goes_on_where_it_was(tmp_path, m
     ((own, resume),) = asked
     assert (own.seed, own.num_train_epochs, own.max_steps, own.num_teachers) == (11, 3, -1, 0)
     assert looked_through == [resume] == [str(folder / "checkpoint-4")] and own.output_dir == str(folder)
+    signals.received = 15  # in its last evaluation
+    with pytest.raises(SystemExit, match="143"):
+        train.train_teacher(DataArguments(dataset="easy_vqa"), ModelArguments(), args, tmp_path, 1)
 
 
 def test_what_is_recorded_tells_nothing_of_the_machine(tmp_path):

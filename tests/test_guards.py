@@ -104,6 +104,24 @@ def test_a_signal_saves_though_nobody_reads_what_is_said(make, monkeypatch):
     assert checkpoints(trainer) == ["checkpoint-2"]
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_costs_no_evaluation(make):
+    epochs = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": 12, "metric_for_best_model": "loss"}
+    whole = make("whole", **epochs)
+    whole.train()
+    stopped = make("stopped", **epochs)
+    stopped.add_callback(AtStep(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Stopped, match="after step 6"):
+        stopped.train()
+    resumed = make("stopped", **epochs)
+    resumed.train(resume_from_checkpoint=f"{stopped.args.output_dir}/checkpoint-6")
+    for trainer in (whole, resumed):
+        evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+        assert evaluated == [6, 12]
+    expected = load_file(f"{whole.args.output_dir}/checkpoint-12/model.safetensors")
+    found = load_file(f"{resumed.args.output_dir}/checkpoint-12/model.safetensors")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_a_second_ctrl_c_stops_at_once(make):
     trainer = make()
     trainer.add_callback(AtStep(1, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]))
@@ -118,7 +136,7 @@ def test_a_signal_to_one_process_stops_all():
 
     callback = StopAtSignal(SimpleNamespace(num_processes=2, device="cpu", gather=gather))
     control, state = SimpleNamespace(should_save=False), SimpleNamespace(global_step=3)
-    callback.on_step_end(None, state, control)
+    callback.on_step_end(SimpleNamespace(eval_strategy="steps"), state, control)
     assert control.should_save
     with pytest.raises(Stopped, match="SIGTERM after step 3"):
         callback.on_save(None, state, control)
@@ -200,6 +218,28 @@ def test_the_best_checkpoint_outlives_rotation(make, processor):
     assert saved["best_model_checkpoint"] == trainer.state.best_model_checkpoint
 
 
+def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(make, tmp_path):
+    def begin(name, scores):
+        trainer = make(
+            name, eval_strategy="steps", eval_steps=2, save_total_limit=2, load_best_model_at_end=True,
+            metric_for_best_model="overall", max_steps=8,
+        )  # fmt: skip
+        trainer.compute_metrics = lambda prediction: {"overall": next(scores)}
+        return trainer
+
+    begun = begin("here", iter([3.0, 9.0, 5.0]))
+    begun.add_callback(AtStep(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Stopped, match="after step 6"):
+        begun.train()
+    (tmp_path / "here").rename(tmp_path / "there")
+    for scores in ([4.0], []):  # with steps that are left, and with none
+        trainer = begin("there", iter(scores))
+        trainer.train(resume_from_checkpoint=str(max((tmp_path / "there").glob("checkpoint-*"))))
+        assert checkpoints(trainer) == ["checkpoint-4", "checkpoint-8"] and trainer.state.global_step == 8
+        best = load_file(tmp_path / "there" / "checkpoint-4" / "model.safetensors")
+        assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
+
+
 @pytest.mark.parametrize("chosen, saved", [(True, "2468"), (False, "48")])
 def test_the_best_step_is_saved_though_others_are_saved_less_often(make, chosen, saved):
     trainer = make(
@@ -218,10 +258,11 @@ def test_the_best_step_is_saved_though_others_are_saved_less_often(make, chosen,
 
 
 def test_logs_tell_rates_by_part_and_speed(make):
-    trainer = make(text_learning_rate=1e-5, lr_scheduler_type="constant")
+    trainer = make(text_learning_rate=1e-5, lr_scheduler_type="linear")
     trainer.train()
     entry = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
-    assert entry["learning_rate"] == 1e-3 and entry["text_learning_rate"] == 1e-5
+    assert entry["learning_rate"] == pytest.approx(1e-3 / 6)  # of the last step, not of the one that would follow
+    assert entry["text_learning_rate"] == pytest.approx(1e-5 / 6)
     trainer._logged = 6, 0.0
     trainer.evaluate()
     assert trainer._logged[1] > 0  # the time that it took is left out

@@ -9,6 +9,7 @@ import io
 import struct
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from toy_data import draw, encoded, huge_header
-from transformers import CLIPImageProcessorPil
+from transformers import BertConfig, CLIPImageProcessorPil, ConvNextImageProcessorPil, RobertaConfig
 
 from vqafusion import VqaFusionProcessor
-from vqafusion.processing_vqafusion import load_image
+from vqafusion.processing_vqafusion import load_image, max_question_length
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "RGB"])
@@ -44,13 +45,19 @@ def test_transparency_lies_over_white_and_sixteen_bits_are_scaled():
             load_image(Image.new(mode, (2, 2), value))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
+def test_exif_orientation_is_applied_once(orientation, kind):
     image, buffer = draw(), io.BytesIO()
     exif = image.getexif()
     exif[0x0112] = orientation
-    image.save(buffer, "PNG", exif=exif)
-    assert np.array_equal(load_image(buffer.getvalue()), ImageOps.exif_transpose(Image.open(buffer)))
+    image.save(buffer, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    with Image.open(buffer) as opened:
+        opened.load()
+        upright = ImageOps.exif_transpose(opened)
+    loaded = load_image(buffer.getvalue())
+    assert np.array_equal(loaded, upright) and np.array_equal(load_image(loaded), upright)
+    assert (kind == "TIFF" or orientation == 1) or not np.array_equal(upright, image)  # the picture has no symmetry
 
 
 def test_an_odd_tag_costs_no_image():
@@ -202,3 +209,24 @@ def test_visible_box(processor):
     sides = {"size": {"height": 100, "width": 200}, "crop_size": {"height": 50, "width": 50}}
     squeezed = VqaFusionProcessor(CLIPImageProcessorPil(**sides), processor.tokenizer)
     assert squeezed.visible_box(400, 100) == pytest.approx((150, 25, 250, 75))
+
+
+@pytest.mark.parametrize("edge, size", [(224, (640, 480)), (224, (90, 400)), (384, (640, 480))])
+def test_visible_box_of_a_processor_that_crops_by_a_share(processor, edge, size):
+    convnext = ConvNextImageProcessorPil(size={"shortest_edge": edge}, crop_pct=0.875, do_normalize=False)
+    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    ramps = Image.fromarray(np.stack([across, down, down], axis=-1).round().astype(np.uint8))
+    seen = convnext(images=[ramps], return_tensors="pt")["pixel_values"][0]
+    found = [float(ramp[at, at]) for at in (0, -1) for ramp in seen[:2]]
+    left, top, right, bottom = VqaFusionProcessor(convnext, processor.tokenizer).visible_box(*size)
+    expected = [left / size[0], top / size[1], right / size[0], bottom / size[1]]
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("kind, reserved", [(RobertaConfig, 2), (BertConfig, 0)])
+def test_the_longest_question_fits_the_positions(kind, reserved):
+    text = kind(max_position_embeddings=32)
+    tokenizer = SimpleNamespace(model_max_length=10**9)
+    assert max_question_length(SimpleNamespace(text_config=text), tokenizer) == 32 - reserved
+    tokenizer.model_max_length = 9
+    assert max_question_length(SimpleNamespace(text_config=text), tokenizer) == 9

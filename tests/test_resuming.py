@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from toy_data import rows_of
+from transformers import TrainerState
 
 from vqafusion.resuming import RunData, checkpoint
 
@@ -37,6 +38,9 @@ def test_a_run_goes_on_with_the_questions_it_was_begun_with(tmp_path):
             changed.check(tmp_path)
     (tmp_path / "trainer_state.json").write_text('{"global_step": 3}')  # of an earlier version
     begun.check(tmp_path)
+    older = TrainerState()
+    begun.on_train_begin(None, older, None)
+    older.stateful_callbacks["RunData"] = begun.state()  # as `Trainer` does for what it finds there, and only that
     (tmp_path / "trainer_state.json").write_text("[]")
     with pytest.raises(ValueError, match="does not hold a training's state"):
         begun.check(tmp_path)

@@ -126,3 +126,6 @@ def test_bfloat16_only_where_the_processor_has_it(monkeypatch, capabilities, exp
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     args = VqaTrainingArguments(output_dir=UNUSED, bf16_where_fast=True)
     assert args.bf16 is expected and not VqaTrainingArguments(output_dir=UNUSED).bf16
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # but not asked for
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **how: True)
+    assert VqaTrainingArguments(output_dir=UNUSED, bf16_where_fast=True, use_cpu=True).bf16 is expected
