@@ -70,6 +70,15 @@ def test_an_encoder_in_half_precision_is_asked_in_it(rows, processor, tmp_path, 
     assert len(states) == 5 and np.isfinite(states[rows[0]["image_id"]]).all()
 
 
+def test_states_that_sixteen_bits_do_not_hold_are_refused(rows, model, processor, tmp_path):
+    with torch.no_grad():
+        model.vqafusion.vision_model.embeddings.position_embedding.weight.fill_(1e6)
+        model.vqafusion.vision_model.pre_layrnorm.weight.fill_(1e6)
+    with pytest.raises(ValueError, match="65,504 of the 16 bits"):
+        cache(rows, model, processor, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("shard-*"))
+
+
 class Brightened:
     """An image processor with settings of its own, which it follows whatever it is told."""
 
