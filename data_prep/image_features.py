@@ -150,36 +150,42 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
     first_row = {}  # of each image; the images themselves stay on disk
     for index, image_id in enumerate(rows["image_id"][:]):
         first_row.setdefault(image_id, index)
-    found = _identify(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
-    folder, contents = broadcast_object_list([found])[0]
+    plan = _plan(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
+    # One process looks for all of them, as another job may be writing there meanwhile.
+    folder, contents, new, part, missing = broadcast_object_list([plan])[0]
     row_of = dict(zip(reversed(contents), reversed(first_row.values())))  # the first one of each content
-    files, position = _stored(folder)
-    new = [content for content in dict.fromkeys(contents) if content not in position]
-    part = folder / _sha256("\n".join(new).encode())[:16]  # the same for the same call again
-    missing = {}  # file of each shard that is to be made, to the rows of its images
-    for number, shard in enumerate(_in_batches(new, SHARD_IMAGES)):
-        if not _is_whole(part / _shard_name(number), shard):
-            missing[part / _shard_name(number)] = [row_of[content] for content in shard]
-    process.wait_for_everyone()  # all have looked before the first one writes
-    if process.is_main_process and new:
-        part.mkdir(exist_ok=True)
-        remove_orphans(part)
-    process.wait_for_everyone()
     mine = dict(islice(missing.items(), process.process_index, None, process.num_processes))
     there = len(row_of) - sum(map(len, mine.values()))
     progress = {"total": len(row_of), "initial": there, "disable": not process.is_local_main_process}
     with tqdm(desc="Encoding images", unit="image", **progress) as bar:
         if mine:
             training = model.training
-            _encode(mine, rows, model.eval(), image_processor, process.device, bar, batch_size, num_threads)
+            shards = {file: [row_of[content] for content in shard] for file, shard in mine.items()}
+            _encode(shards, rows, model.eval(), image_processor, process.device, bar, batch_size, num_threads)
             model.train(training)
     process.wait_for_everyone()
     if process.is_main_process and new:
         write_json(part / IMAGES, new)
     process.wait_for_everyone()
-    if new:
-        files, position = _stored(folder)
+    files, position = _stored(folder)
     return ImageStates(files, {image_id: position[content] for image_id, content in zip(first_row, contents)})
+
+
+def _plan(model, image_processor, rows, first_row, cache_dir):
+    """
+    The folder for an encoder's states, what is in each image, what of that has no states yet, the part of the folder
+    that these go to, and there, by its file, what is to go into each shard that is to be made.
+    """
+    folder, contents = _identify(model, image_processor, rows, first_row, cache_dir)
+    position = _stored(folder)[1]
+    new = [content for content in dict.fromkeys(contents) if content not in position]
+    part = folder / _sha256("\n".join(new).encode())[:16]  # the same for the same call again
+    shards = {part / _shard_name(number): each for number, each in enumerate(_in_batches(new, SHARD_IMAGES))}
+    missing = {file: shard for file, shard in shards.items() if not _is_whole(file, shard)}
+    if new:
+        part.mkdir(exist_ok=True)
+        remove_orphans(part)
+    return folder, contents, new, part, missing
 
 
 def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_threads):
