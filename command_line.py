@@ -238,7 +238,7 @@ def write_json(file, data):
 def read_json(file):
     """What a JSON file holds; `OSError` or `ValueError`, which names the file, if it cannot be read."""
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 
+FEW_ANSWERS = 5  # the official accuracy counts agreement among ten
 FEATURES = Features(
     {
         "image": Image(),
@@ -148,16 +149,24 @@ def split_size(rows):
     return len(rows) + getattr(rows, "left_out", 0)
 
 
-def check_unique(ids, total, where):
-    """Raise `DataError` if the distinct question ids (a collection) are fewer than the questions (`total`)."""
-    if len(ids) < total:
-        raise DataError(f"{where}: {total - len(ids)} question ids stand more than once")
+def check_unique(ids, where):
+    """Raise `DataError` if a question id stands more than once among `ids`."""
+    seen = set()
+    if twice := [key for key in ids if key in seen or seen.add(key)]:
+        raise DataError(f"{where}: {len(twice)} question ids stand more than once, such as {twice[0]}")
 
 
 def check_answered(rows, split):
     """Raise `DataError` if a question of the split (`str`) has no human answers, or a type named as another score."""
     if taken := {"overall", "top_5", "loss"} & set(rows["answer_type"][:]):
         raise DataError(f"split {split!r}: an answer type cannot be named {min(taken)!r}, as a score is")
+    few = 0
     for key, answers in zip(rows["question_id"][:], rows["answers"][:]):
         if not answers:
             raise DataError(f"split {split!r}: question {key} has no human answers to compare with")
+        few += len(answers) <= FEW_ANSWERS
+    if few:
+        print(
+            f"{few} questions of {split} have {FEW_ANSWERS} answers or fewer: the official accuracy counts agreement "
+            "among ten, so that what fewer people said scores less, and what one alone said nothing"
+        )

@@ -9,9 +9,9 @@ import torch
 
 from ..command_line import read_json
 from ..metrics.vqa_accuracy.vqa_accuracy import answer_text, normalize_answer, question_score, soft_scores
+from . import FEW_ANSWERS
 
 MIN_ANSWERS = 10
-FEW_ANSWERS = 5
 
 
 def build_vocabulary(answers, size):

@@ -24,7 +24,7 @@ from . import DataError, file_stamp
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2's whole grid
 OPEN_SHARDS = 200  # of each split; each holds a file descriptor, and 1,024 are the usual limit of a process
 _LAYOUT_VERSION = 4
-IMAGES = "images.json"  # of a part, written when all its shards are there: what is in its images, in their order
+IMAGES = "images.json"  # of a part, written before its shards: what is in its images, in their order
 
 
 class ImageStates:
@@ -152,7 +152,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
         first_row.setdefault(image_id, index)
     plan = _plan(model, image_processor, rows, first_row, cache_dir) if process.is_main_process else None
     # One process looks for all of them, as another job may be writing there meanwhile.
-    folder, contents, new, part, missing = broadcast_object_list([plan])[0]
+    folder, contents, missing = broadcast_object_list([plan])[0]
     row_of = dict(zip(reversed(contents), reversed(first_row.values())))  # the first one of each content
     mine = dict(islice(missing.items(), process.process_index, None, process.num_processes))
     there = len(row_of) - sum(map(len, mine.values()))
@@ -164,28 +164,32 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
             _encode(shards, rows, model.eval(), image_processor, process.device, bar, batch_size, num_threads)
             model.train(training)
     process.wait_for_everyone()
-    if process.is_main_process and new:
-        write_json(part / IMAGES, new)
-    process.wait_for_everyone()
     files, position = _stored(folder)
     return ImageStates(files, {image_id: position[content] for image_id, content in zip(first_row, contents)})
 
 
 def _plan(model, image_processor, rows, first_row, cache_dir):
     """
-    The folder for an encoder's states, what is in each image, what of that has no states yet, the part of the folder
-    that these go to, and there, by its file, what is to go into each shard that is to be made.
+    The folder for an encoder's states, what is in each image, and by its file what is to go into each shard that is to
+    be made.
     """
     folder, contents = _identify(model, image_processor, rows, first_row, cache_dir)
-    position = _stored(folder)[1]
-    new = [content for content in dict.fromkeys(contents) if content not in position]
-    part = folder / _sha256("\n".join(new).encode())[:16]  # the same for the same call again
+    # An interrupted call has begun a part, and the same call goes on with it, to the same files. One about other images
+    # takes what was done there as it is.
+    for unfinished in (False, True):
+        position = _stored(folder, unfinished)[1]
+        new = [content for content in dict.fromkeys(contents) if content not in position]
+        part = folder / _sha256("\n".join(new).encode())[:16]
+        if part.exists():
+            break
     shards = {part / _shard_name(number): each for number, each in enumerate(_in_batches(new, SHARD_IMAGES))}
     missing = {file: shard for file, shard in shards.items() if not _is_whole(file, shard)}
     if new:
         part.mkdir(exist_ok=True)
         remove_orphans(part)
-    return folder, contents, new, part, missing
+        if _read_names(part / IMAGES) != new:
+            write_json(part / IMAGES, new)
+    return folder, contents, missing
 
 
 def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_threads):
@@ -230,16 +234,17 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
                 raise OSError(f"cannot write to {file.parent}, or there is no room left in it: {error}") from None
 
 
-def _stored(folder):
-    """The shards of all parts of the folder that are whole, and of each content where it is in them."""
+def _stored(folder, unfinished=True):
+    """The whole shards of the folder's parts, `unfinished` ones too or not; of each content where it is in them."""
     files, position = [], {}
     for names in sorted(folder.glob(f"*/{IMAGES}")):
         contents = _read_names(names)
         shards = [(names.parent / _shard_name(i), each) for i, each in enumerate(_in_batches(contents, SHARD_IMAGES))]
-        if all(_is_whole(*shard) for shard in shards):  # else the call that made them mends them
+        whole = [shard for shard in shards if _is_whole(*shard)]
+        for file, each in whole if unfinished or whole == shards else []:
             first = len(files) * SHARD_IMAGES
-            position |= {content: first + i for i, content in enumerate(contents)}
-            files += [file for file, _ in shards]
+            position |= {content: first + i for i, content in enumerate(each)}
+            files.append(file)
     return files, position
 
 

@@ -70,7 +70,7 @@ def load(data_dir, split, skip_missing_images=False):
         raise DataError(f"{file}: line {unanswered[0]}: no answers; leave them out in all rows or in none")
     if not rows:
         raise DataError(f"{file} holds no question")
-    check_unique({row["question_id"] for row in rows}, len(rows), file)
+    check_unique((row["question_id"] for row in rows), file)
     return drop_missing_images(Dataset.from_list(rows, features=FEATURES), missing, file, skip_missing_images)
 
 

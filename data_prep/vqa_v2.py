@@ -1,5 +1,6 @@
 """Official VQA v2 JSON files, zipped or not, and COCO image folders."""
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -81,7 +82,7 @@ def load(data_dir, split, skip_missing_images=False):
     }
     rows = generated(_rows, FEATURES, arguments)
     # Not in `_rows`, which does not run again when its result is in the cache.
-    present = {file.name for file in images.iterdir()}
+    present = {file.name for file in os.scandir(images) if file.is_file()}
     missing = {key for key in rows.unique("image_id") if _file_name(images, int(key.rpartition("/")[2])) not in present}
     return drop_missing_images(rows, missing, images, skip_missing_images)
 
@@ -147,16 +148,17 @@ def _name(source):
 
 
 def _rows(questions, annotations, images, stamp):
-    entries = _read(questions, "questions")
-    asked = {entry.question_id: entry for entry in _decode(entries, _Question, questions, "questions")}
-    check_unique(asked, len(entries), _name(questions))
+    listed = list(_decode(_read(questions, "questions"), _Question, questions, "questions"))
+    check_unique((entry.question_id for entry in listed), _name(questions))
+    asked = {entry.question_id: entry for entry in listed}
     if annotations is None:
         for question in asked.values():
             yield _row(question, Path(images))
         return
     entries = _read(annotations, "annotations")
-    answered = {entry.question_id for entry in _decode(entries, _QuestionId, annotations, "annotations")}
-    check_unique(answered, len(entries), _name(annotations))
+    listed = [entry.question_id for entry in _decode(entries, _QuestionId, annotations, "annotations")]
+    check_unique(listed, _name(annotations))
+    answered = set(listed)
     for lonely, kind, lacks in (
         (asked.keys() - answered, "questions", "annotation"),
         (answered - asked.keys(), "annotations", "question"),

@@ -31,6 +31,8 @@ def test_vocabulary_is_normalised_frequent_first_and_reproducible():
 def test_published_vocabularies_are_read(tmp_path):
     write_json(tmp_path, "answers.json", ["Yes", "yes", "", "two", "net", "A"])
     assert read_vocabulary(tmp_path / "answers.json") == ["yes", "2", "net", "a"]
+    (tmp_path / "answers.json").write_text('["yes"]', encoding="utf-8-sig")  # as Windows' editors write it
+    assert read_vocabulary(tmp_path / "answers.json") == ["yes"]
     write_json(tmp_path, "answers.json", {"blue": 1, "Red": 0})
     assert read_vocabulary(tmp_path / "answers.json") == ["red", "blue"]
     for text in ("{}", '{"a": "b"}', "[1]", "[", "[]", '[" "]'):

@@ -4,9 +4,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_data import SPLIT
+from toy_data import SPLIT, rows_of
 
-from vqafusion.data_prep import DataError, load_split, split_size, spread
+from vqafusion.data_prep import DataError, check_answered, load_split, split_size, spread
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,15 @@ from vqafusion.data_prep import DataError, load_split, split_size, spread
 def test_unknown_names(arguments, words):
     with pytest.raises(DataError, match=words):
         load_split(*arguments)
+
+
+def test_questions_with_few_answers_are_counted(capsys):
+    check_answered(rows_of([["a"] * 6, ["a"] * 10] * 4), "some")
+    assert capsys.readouterr().out == ""
+    check_answered(rows_of([["a"], ["a"] * 5, ["a"] * 6, ["a"] * 10]), "some")
+    assert "2 questions of some have 5 answers or fewer" in capsys.readouterr().out
+    with pytest.raises(DataError, match="question 1 has no human answers"):
+        check_answered(rows_of([["a"], [], ["a"], ["a"]]), "some")
 
 
 def test_missing_images_are_left_out_on_request(official, capsys):

@@ -49,6 +49,8 @@ class Server:
                     data = data[:100] + bytes([data[100] ^ 1]) + data[101:]
                 if fault == "of train2014":
                     data = data.replace(b"val2014_questions.json", b"trn2014_questions.json")
+                if fault == "page":
+                    data = b"<html>Sign in to this network</html>"
                 if fault == "wrong":
                     data = b"x" * len(data)
                 start = 0
@@ -204,6 +206,7 @@ def test_a_failing_server_is_tried_again(server, tmp_path):
         ({QUESTIONS: ["absent"]}, "answered 404", []),
         ({QUESTIONS: [404] * 9}, "answered 404", [f"{QUESTIONS}.part"]),
         ({QUESTIONS: ["wrong"]}, "not that file", []),
+        ({QUESTIONS: ["page"]}, "not that file", []),
         ({QUESTIONS: ["of train2014"]}, "does not hold v2_OpenEnded_mscoco_val2014_questions.json", []),
         ({IMAGES: ["wrong"]}, "not that file", [ANNOTATIONS, QUESTIONS]),
         ({QUESTIONS: ["flipped"]}, "not that file", []),

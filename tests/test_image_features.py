@@ -144,6 +144,21 @@ def test_of_other_images_only_those_are_computed_that_are_new(rows, model, proce
     assert encoded == [1]
 
 
+def test_what_came_before_a_damaged_picture_is_not_computed_again_without_it(
+    rows, model, processor, tmp_path, small_shards
+):
+    encoded = []
+    model.vqafusion.vision_model.register_forward_hook(lambda *call: encoded.append(len(call[1][0])))
+    names = list(dict.fromkeys(rows["image_id"][:]))
+    (tmp_path / "data" / SPLIT / f"COCO_{SPLIT}_{4:012d}.jpg").write_bytes(b"damaged")
+    with pytest.raises(DataError):
+        cache(rows, model, processor, tmp_path / "cache")
+    encoded.clear()
+    others = rows.select([i for i, name in enumerate(rows["image_id"][:]) if name != names[3]])
+    assert len(cache(others, model, processor, tmp_path / "cache")) == 4
+    assert encoded == [2]  # the third, whose shard was not whole, and the fifth
+
+
 def test_other_weights_preprocessing_or_colors_are_another_cache(rows, model, processor, tmp_path):
     def folders():
         cache(rows, model, processor, tmp_path / "cache")

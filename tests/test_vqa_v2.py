@@ -42,6 +42,11 @@ def test_test_splits_need_no_annotations(tmp_path):
     assert load_split("vqa_v2", "test-dev2015", folder)[0]["image_id"] == "test2015/1"  # both are about the same images
 
 
+def link_to_nowhere(file):
+    file.unlink()
+    file.symlink_to("nowhere.jpg")
+
+
 @pytest.mark.parametrize(
     "harm,words",
     [
@@ -61,6 +66,7 @@ def test_test_splits_need_no_annotations(tmp_path):
             "6 question ids stand more than once",
         ),
         (lambda d: (d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg").unlink(), "1 images are missing"),
+        (lambda d: link_to_nowhere(d / SPLIT / f"COCO_{SPLIT}_{2:012d}.jpg"), "1 images are missing"),
         (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
         (lambda d: replace(annotations_file(d), '"Red."', "3"), "answers[7].answer"),
         (lambda d: replace(questions_file(d), "1001", str(2**63)), "entry 1 of 'questions'"),
