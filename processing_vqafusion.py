@@ -233,7 +233,7 @@ def max_question_length(config, tokenizer):
     text = config.text_config
     positions = getattr(text, "max_position_embeddings", 512)
     if any(kind in text.model_type for kind in COUNT_FROM_PADDING):
-        positions -= text.pad_token_id + 1
+        positions -= (text.pad_token_id or 0) + 1
     return min(positions, tokenizer.model_max_length)
 
 

@@ -108,9 +108,8 @@ def fetch(address, file, size):
                 http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
             break
         except (httpx2.HTTPError, OSError) as error:
-            if "Consistency check failed" in str(
-                error
-            ):  # by huggingface_hub: an answer that was whole, of another size
+            # As huggingface_hub says of an answer that was whole, but has another size.
+            if "Consistency check failed" in str(error):
                 part.unlink()
                 raise DataError(f"what {address} gave is not that file, or not all of it: wrong size") from None
             if attempt == TRIES or status(error) not in (None, *PASSING):
