@@ -87,20 +87,20 @@ class VqaFusionProcessor(ProcessorMixin):
             `(left, top, right, bottom)` in pixels (`float`), which the attention map covers.
         """
         processor = self.image_processor
-        size, part = processor.size or {}, getattr(processor, "crop_pct", None)
-        if part and size.get("shortest_edge", CROPPED_BELOW) < CROPPED_BELOW:  # ConvNeXt's, and ResNet's
-            half_width = half_height = part * min(width, height) / 2
+        size, crop = processor.size or {}, getattr(processor, "crop_size", None)
+        edge, part = size.get("shortest_edge", CROPPED_BELOW), getattr(processor, "crop_pct", None)
+        if part and edge < CROPPED_BELOW:  # ConvNeXt's, and ResNet's: enlarged by as much as is then cut off
+            size, crop = {"shortest_edge": edge / part}, {"height": edge, "width": edge}
         elif not getattr(processor, "do_center_crop", False):
             return 0.0, 0.0, float(width), float(height)
+        if "shortest_edge" in size:
+            scale_x = scale_y = size["shortest_edge"] / min(width, height)
+        elif getattr(processor, "do_resize", False) and "height" in size:
+            scale_x, scale_y = size["width"] / width, size["height"] / height
         else:
-            if "shortest_edge" in size:
-                scale_x = scale_y = size["shortest_edge"] / min(width, height)
-            elif getattr(processor, "do_resize", False) and "height" in size:
-                scale_x, scale_y = size["width"] / width, size["height"] / height
-            else:
-                scale_x = scale_y = 1.0
-            half_width = min(width, processor.crop_size["width"] / scale_x) / 2
-            half_height = min(height, processor.crop_size["height"] / scale_y) / 2
+            scale_x = scale_y = 1.0
+        half_width = min(width, crop["width"] / scale_x) / 2
+        half_height = min(height, crop["height"] / scale_y) / 2
         return width / 2 - half_width, height / 2 - half_height, width / 2 + half_width, height / 2 + half_height
 
 

@@ -180,7 +180,7 @@ def _plan(model, image_processor, rows, first_row, cache_dir):
         position = _stored(folder, unfinished)[1]
         new = [content for content in dict.fromkeys(contents) if content not in position]
         part = folder / _sha256("\n".join(new).encode())[:16]
-        if part.exists():
+        if not new or part.exists():
             break
     shards = {part / _shard_name(number): each for number, each in enumerate(_in_batches(new, SHARD_IMAGES))}
     missing = {file: shard for file, shard in shards.items() if not _is_whole(file, shard)}

@@ -51,7 +51,6 @@ def run(command, cwd, env=None, timeout=300, processes=1):
     with tempfile.TemporaryDirectory() as folder:
         printed = [Path(folder, name) for name in ("stdout", "stderr")]
         request = {"command": command[1:], "cwd": str(cwd), "env": env, "printed": [*map(str, printed)]}
-        env.pop("PYTEST_CURRENT_TEST", None)
         server = _server(env == usual_environment())
         server.stdin.write(json.dumps(request | {"timeout": timeout, "processes": processes}) + "\n")
         server.stdin.flush()

@@ -67,6 +67,21 @@ def checkpoints(trainer):
     return sorted(os.listdir(trainer.args.output_dir))
 
 
+def saved_weights(trainer, step):
+    return load_file(f"{trainer.args.output_dir}/checkpoint-{step}/model.safetensors")
+
+
+def scored(make, scores, *name, **changes):
+    """A trainer of 8 steps, each second of which is evaluated, with these scores; the best one is kept."""
+    usual = {
+        "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "metric_for_best_model": "overall",
+        "max_steps": 8,
+    }  # fmt: skip
+    trainer, each = make(*name, **usual | changes), iter(scores)
+    trainer.compute_metrics = lambda prediction: {"overall": next(each)}
+    return trainer
+
+
 @pytest.mark.parametrize("received, blind", [(signal.SIGTERM, True), (signal.SIGINT, False)])
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(make, received, blind):
     before = signal.getsignal(received)
@@ -80,8 +95,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(make, received, 
     assert checkpoints(stopped) == ["checkpoint-3"]
     resumed = make("stopped", blind)
     resumed.train(resume_from_checkpoint=f"{stopped.args.output_dir}/checkpoint-3")
-    expected = load_file(f"{whole.args.output_dir}/checkpoint-6/model.safetensors")
-    found = load_file(f"{resumed.args.output_dir}/checkpoint-6/model.safetensors")
+    expected, found = saved_weights(whole, 6), saved_weights(resumed, 6)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
@@ -117,8 +131,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_costs_no_evaluation(make):
     for trainer in (whole, resumed):
         evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
         assert evaluated == [6, 12]
-    expected = load_file(f"{whole.args.output_dir}/checkpoint-12/model.safetensors")
-    found = load_file(f"{resumed.args.output_dir}/checkpoint-12/model.safetensors")
+    expected, found = saved_weights(whole, 12), saved_weights(resumed, 12)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
@@ -205,12 +218,7 @@ def test_a_full_disk_costs_no_checkpoint(make):
 
 
 def test_the_best_checkpoint_outlives_rotation(make, processor):
-    trainer = make(
-        eval_strategy="steps", eval_steps=2, save_total_limit=1, load_best_model_at_end=True,
-        metric_for_best_model="overall", max_steps=8,
-    )  # fmt: skip
-    scores = iter([3.0, 9.0, 5.0, 1.0])
-    trainer.compute_metrics = lambda prediction: {"overall": next(scores)}
+    trainer = scored(make, [3.0, 9.0, 5.0, 1.0], save_total_limit=1)
     trainer.train()
     assert checkpoints(trainer) == ["checkpoint-4"]
     assert trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-4"
@@ -219,41 +227,28 @@ def test_the_best_checkpoint_outlives_rotation(make, processor):
 
 
 def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(make, tmp_path):
-    def begin(name, scores):
-        trainer = make(
-            name, eval_strategy="steps", eval_steps=2, save_total_limit=2, load_best_model_at_end=True,
-            metric_for_best_model="overall", max_steps=8,
-        )  # fmt: skip
-        trainer.compute_metrics = lambda prediction: {"overall": next(scores)}
-        return trainer
-
-    begun = begin("here", iter([3.0, 9.0, 5.0]))
+    begun = scored(make, [3.0, 9.0, 5.0], "here", save_total_limit=2)
     begun.add_callback(AtStep(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(Stopped, match="after step 6"):
         begun.train()
     (tmp_path / "here").rename(tmp_path / "there")
     for scores in ([4.0], []):  # with steps that are left, and with none
-        trainer = begin("there", iter(scores))
+        trainer = scored(make, scores, "there", save_total_limit=2)
         trainer.train(resume_from_checkpoint=str(max((tmp_path / "there").glob("checkpoint-*"))))
         assert checkpoints(trainer) == ["checkpoint-4", "checkpoint-8"] and trainer.state.global_step == 8
-        best = load_file(tmp_path / "there" / "checkpoint-4" / "model.safetensors")
+        best = saved_weights(trainer, 4)
         assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
 
 
 @pytest.mark.parametrize("chosen, saved", [(True, "2468"), (False, "48")])
 def test_the_best_step_is_saved_though_others_are_saved_less_often(make, chosen, saved):
-    trainer = make(
-        eval_strategy="steps", eval_steps=2, save_steps=4, save_total_limit=9, load_best_model_at_end=chosen,
-        metric_for_best_model="overall", max_steps=8,
-    )  # fmt: skip
-    scores = iter([3.0, 2.0, 9.0, 1.0])
-    trainer.compute_metrics = lambda prediction: {"overall": next(scores)}
+    trainer = scored(make, [3.0, 2.0, 9.0, 1.0], save_steps=4, save_total_limit=9, load_best_model_at_end=chosen)
     trainer.train()
     assert checkpoints(trainer) == [f"checkpoint-{step}" for step in saved]
     if not chosen:
         return
     assert trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-6"
-    best = load_file(f"{trainer.args.output_dir}/checkpoint-6/model.safetensors")
+    best = saved_weights(trainer, 6)
     assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
 
 

@@ -55,7 +55,7 @@ def hub():
 
 
 def run(command, hub, home, token=TOKEN, **environment):
-    return forks.run(command, home, os.environ | hub.environment(token, home) | environment)
+    return forks.run(command, home, forks.usual_environment() | hub.environment(token, home) | environment)
 
 
 def push(hub, home, *arguments, **more):
