@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..command_line import locked, one_line_errors, writable_folder
 from ..sharing.retries import PASSING, status
 from . import DataError
-from .vqa_v2 import ANNOTATIONS, QUESTIONS
+from .vqa_v2 import ANNOTATIONS, QUESTIONS, missing_images
 
 # https://visualqa.org/download.html and https://cocodataset.org/#download
 VQA_URL = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
@@ -59,27 +59,32 @@ def main(argv=None):
     wanted = [name for split in args.splits for name in SPLITS[split]]
     wanted = [name for name in wanted if not (args.no_images and _is_images(name))]
     missing = [name for name in wanted if not _is_there(folder, name)]
-    if not missing:
-        print(f"all there: {folder}")
-        return
-    bases = {name: args.coco_url if _is_images(name) else args.vqa_url for name in missing}
-    files = [(name, f"{bases[name].rstrip('/')}/{name}") for name in missing]
-    sizes = {name: _size(address) for name, address in files}
-    for name, address in files:
-        print(f"{_gigabytes(sizes[name]):>12}  {address}")
-    print(f"{_gigabytes(sum(sizes.values())):>12}  in all, into {folder}")
-    if args.dry_run:
-        return
-    with locked(folder, "choose another"):
-        _check_space(folder, sizes, args.keep_zips)
-        for name, address in files:
-            if _is_there(folder, name):  # by another call, since it was asked above
-                continue
-            fetch(address, folder / name, sizes[name])
-            if _is_images(name):
-                unpack(folder / name)
-                if not args.keep_zips:
-                    (folder / name).unlink()
+    if missing:
+        bases = {name: args.coco_url if _is_images(name) else args.vqa_url for name in missing}
+        files = {name: f"{bases[name].rstrip('/')}/{name}" for name in missing}
+        here = {name for name in missing if _is_whole(folder / name)}
+        sizes = {name: (folder / name).stat().st_size if name in here else _size(files[name]) for name in missing}
+        for name, address in files.items():
+            print(f"{_gigabytes(sizes[name]):>12}  {f'{folder / name}, to be unpacked' if name in here else address}")
+        print(f"{_gigabytes(sum(sizes[name] for name in missing if name not in here)):>12}  to fetch, into {folder}")
+        if args.dry_run:
+            return
+        with locked(folder, "choose another"):
+            _check_space(folder, sizes, args.keep_zips)
+            for name, address in files.items():
+                if _is_there(folder, name):  # by another call, since it was asked above
+                    continue
+                fetch(address, folder / name, sizes[name])
+                if _is_images(name):
+                    unpack(folder / name)
+                    if not args.keep_zips:
+                        (folder / name).unlink()
+    for split in [] if args.no_images else args.splits:
+        if lacks := missing_images(folder, split):
+            raise DataError(
+                f"{folder / split} lacks {len(lacks)} of the images that are asked about, such as {lacks[0]}: remove "
+                "that folder, and run this again, which fetches it anew"
+            )
     print(f"all there: {folder}")
 
 
@@ -100,19 +105,18 @@ def fetch(address, file, size):
         return
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     part = file.with_name(file.name + ".part")
-    for attempt in range(1, TRIES + 1):
-        try:
-            with open(part, "ab") as opened:
-                if opened.tell() > size:  # of another version of the file
-                    opened.seek(opened.truncate(0))
-                http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
-            break
-        except (httpx2.HTTPError, OSError) as error:
-            if "Consistency check failed" in str(error):  # huggingface_hub, of a whole answer of another size
-                break
-            if attempt == TRIES or status(error) not in (None, *PASSING):
-                raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
-            time.sleep(2**attempt / 4)
+
+    def add_to_it():
+        with open(part, "ab") as opened:
+            if opened.tell() > size:  # of another version of the file
+                opened.seek(opened.truncate(0))
+            http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
+
+    try:
+        _patiently(add_to_it)
+    except (httpx2.HTTPError, OSError) as error:
+        if "Consistency check failed" not in str(error):  # huggingface_hub, of a whole answer of another size
+            raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
     # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
     broken = _broken(part, file.name, thorough=not _is_images(file.name))
     if broken or part.stat().st_size != size:
@@ -167,13 +171,25 @@ def _content(name):
 def _is_there(folder, name):
     if _is_images(name):
         images = folder / Path(name).stem
-        return any(images.glob("COCO_*"))  # that none is missing, `load_split` finds out
+        return any(images.glob("COCO_*"))  # that none is missing, `main` finds out when the questions are there
     return (folder / _content(name)).is_file() or _is_whole(folder / name)
+
+
+def _patiently(call):
+    """What the call of a server gives, tried again after faults that may pass."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return call()
+        except (httpx2.HTTPError, OSError) as error:
+            for_good = status(error) not in (None, *PASSING) or "Consistency check failed" in str(error)
+            if for_good or attempt == TRIES:
+                raise
+            time.sleep(2**attempt / 4)
 
 
 def _size(address):
     try:
-        answer = httpx2.head(address, follow_redirects=True, timeout=30).raise_for_status()
+        answer = _patiently(lambda: httpx2.head(address, follow_redirects=True, timeout=30).raise_for_status())
     except httpx2.HTTPError as error:
         raise DataError(f"{address} cannot be reached ({_reason(error)})") from None
     if "content-length" not in answer.headers:

@@ -1,5 +1,6 @@
 """Official VQA v2 JSON files, zipped or not, and COCO image folders."""
 
+import codecs
 import os
 import zipfile
 import zlib
@@ -82,9 +83,31 @@ def load(data_dir, split, skip_missing_images=False):
     }
     rows = generated(_rows, FEATURES, arguments)
     # Not in `_rows`, which does not run again when its result is in the cache.
-    present = {file.name for file in os.scandir(images) if file.is_file()}
-    missing = {key for key in rows.unique("image_id") if _file_name(images, int(key.rpartition("/")[2])) not in present}
+    missing = _absent(images, (int(key.rpartition("/")[2]) for key in rows.unique("image_id")))
+    missing = {f"{images.name}/{image_id}" for image_id in missing}
     return drop_missing_images(rows, missing, images, skip_missing_images)
+
+
+def missing_images(data_dir, split):
+    """
+    Args:
+        data_dir (`Path`): a folder in the official layout.
+        split (`str`): whose questions and folder of images are in it.
+
+    Returns:
+        Names of the files that the split's questions are about and its folder lacks, sorted.
+
+    Raises:
+        DataError: the questions cannot be read.
+    """
+    questions, images = _find(data_dir, QUESTIONS.format(split=split)), data_dir / split
+    asked = _decode(_read(questions, "questions"), _Question, questions, "questions")
+    return sorted(_file_name(images, image_id) for image_id in _absent(images, {entry.image_id for entry in asked}))
+
+
+def _absent(folder, image_ids):
+    present = {file.name for file in os.scandir(folder) if file.is_file()}
+    return {image_id for image_id in image_ids if _file_name(folder, image_id) not in present}
 
 
 def _find(data_dir, name):
@@ -122,6 +145,7 @@ def _read(source, key):
                 text = archive.read(member)
         else:
             text = Path(file).read_bytes()
+        text = text.removeprefix(codecs.BOM_UTF8)  # of who saved it once more on Windows
         entries = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get(key, b"null")
         entries = msgspec.json.decode(entries, type=list[msgspec.Raw])
     except msgspec.ValidationError:

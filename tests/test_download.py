@@ -38,10 +38,10 @@ class Server:
             def answer(self, head):
                 name = self.path.rsplit("/", 1)[-1]
                 faults = outer.faults.get(name, [])
-                fault = faults.pop(0) if faults and (not head or faults[0] == "absent") else None
+                fault = faults.pop(0) if faults and (not head or faults[0] in ("absent", "busy")) else None
                 data = outer.files.get(name)
-                if data is None or fault in ("absent", 500, 404):
-                    self.send_response(fault if isinstance(fault, int) else 404)
+                if data is None or fault in ("absent", "busy", 500, 404):
+                    self.send_response(fault if isinstance(fault, int) else 503 if fault == "busy" else 404)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -186,6 +186,30 @@ def test_what_is_there_is_looked_into(server, tmp_path, capsys):
     assert server.sent == sent and len(load_split("vqa_v2", "val2014", folder)) == 6
 
 
+def test_a_zip_that_is_there_is_unpacked_not_fetched(server, tmp_path, capsys):
+    (tmp_path / IMAGES).write_bytes(server.files[IMAGES])
+    server.faults = {IMAGES: ["absent"] * 9}
+    fetch(server, tmp_path, "--dry_run")
+    told = capsys.readouterr().out
+    others = len(server.files[QUESTIONS]) + len(server.files[ANNOTATIONS])
+    assert f"{IMAGES}, to be unpacked" in told and f"{others / 1e9:.3f} GB  to fetch" in told
+    fetch(server, tmp_path)
+    assert server.sent == others and len(load_split("vqa_v2", "val2014", tmp_path)) == 6
+
+
+def test_a_folder_that_lacks_images_is_not_all_there(server, tmp_path, capsys):
+    fetch(server, tmp_path)
+    lost = min((tmp_path / "val2014").iterdir())
+    lost.unlink()
+    with pytest.raises(SystemExit) as stop:
+        fetch(server, tmp_path)
+    assert stop.value.code == 2 and f"lacks 1 of the images that are asked about, such as {lost.name}" in (
+        capsys.readouterr().err
+    )
+    fetch(server, tmp_path, "--no_images")
+    assert "all there" in capsys.readouterr().out
+
+
 def test_one_call_at_a_time_writes_to_a_folder(server, tmp_path, capsys):
     with locked(tmp_path, "leave it"), pytest.raises(SystemExit) as stop:
         fetch(server, tmp_path)
@@ -194,9 +218,9 @@ def test_one_call_at_a_time_writes_to_a_folder(server, tmp_path, capsys):
 
 
 def test_a_failing_server_is_tried_again(server, tmp_path):
-    server.faults = {QUESTIONS: [500, 429]}
+    server.faults = {QUESTIONS: [500, 429], IMAGES: ["busy", "busy"]}
     fetch(server, tmp_path / "data")
-    assert (tmp_path / "data" / QUESTIONS).exists()
+    assert (tmp_path / "data" / QUESTIONS).exists() and not server.faults[IMAGES]
 
 
 @pytest.mark.parametrize(
@@ -276,4 +300,4 @@ def test_the_module_is_a_command(server, tmp_path, module):
     command = [sys.executable, "-m", f"vqafusion.data_prep.{module}", tmp_path, "--splits", "val2014", "--dry_run"]
     command += ["--vqa_url", server.address, "--coco_url", server.address]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0 and "in all" in result.stdout, json.dumps(result.stderr)
+    assert result.returncode == 0 and "to fetch" in result.stdout, json.dumps(result.stderr)
