@@ -19,7 +19,7 @@ from ..command_line import read_json, remove_orphans, whole_file, write_json
 from ..configuration_vqafusion import computed_by
 from ..packing import folded
 from ..processing_vqafusion import load_image
-from . import DataError, file_stamp
+from . import NAMED, DataError, file_stamp
 
 SHARD_IMAGES = 128  # what a kill loses at the most; 20 MiB of EfficientNet-Lite2's whole grid
 OPEN_SHARDS = 200  # of each split; each holds a file descriptor, and 1,024 are the usual limit of a process
@@ -69,9 +69,9 @@ def pixel_values(sources, image_processor, names=None, **options):
         `(images, 3, height, width)` tensor.
 
     Raises:
-        DataError: an image that cannot be read, named.
+        DataError: images that cannot be read, a line for each.
     """
-    images = []
+    images, damaged = [], []
     for index, source in enumerate(sources):
         try:
             images.append(load_image(source))
@@ -79,7 +79,9 @@ def pixel_values(sources, image_processor, names=None, **options):
             in_a_file = isinstance(source, dict) and not source.get("bytes")
             way_on = "; remove that file, and --skip_missing_images True goes on without it" if in_a_file else ""
             name = f"image {names[index]}: " if names and not in_a_file else ""
-            raise DataError(f"{name}{error}{way_on}") from None
+            damaged.append(f"{name}{error}{way_on}")
+    if damaged:
+        raise DataError("\n".join(damaged))
     return image_processor(images=images, return_tensors="pt", **options)["pixel_values"]
 
 
@@ -107,12 +109,15 @@ def _normalized_later(image_processor):
     def normalize(pixels):
         return torch.lerp(black.to(pixels.device), white.to(pixels.device), pixels.float() / 255)
 
-    gradients = Picture.linear_gradient("L"), Picture.radial_gradient("L"), Picture.linear_gradient("L").rotate(90)
-    picture = [Picture.merge("RGB", gradients)]
-    expected, later = pixel_values(picture, image_processor), pixel_values(picture, image_processor, **options)
+    expected, later = (pixel_values([_of_all_colors()], image_processor, **more) for more in ({}, options))
     if expected.shape == later.shape and torch.allclose(normalize(later), expected, rtol=0, atol=1e-5):
         return options, normalize
     return {}, torch.nn.Identity()
+
+
+def _of_all_colors():
+    gradients = Picture.linear_gradient("L"), Picture.radial_gradient("L"), Picture.linear_gradient("L").rotate(90)
+    return Picture.merge("RGB", gradients)
 
 
 def this_process():
@@ -141,7 +146,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 
     Raises:
         ValueError: the vision encoder is not frozen.
-        DataError: an image that cannot be read, named.
+        DataError: images that cannot be read, named when all others are stored, but for those of their shards.
     """
     if not model.config.freeze_vision:
         raise ValueError("states of a vision encoder that is being trained cannot be stored: set freeze_vision")
@@ -193,15 +198,19 @@ def _plan(model, image_processor, rows, first_row, cache_dir):
 
 
 def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_threads):
-    """Write the shards of `missing`: file to the rows whose images it holds."""
+    """Write the shards of `missing`: file to the rows whose images it holds. Images that cannot be read end it last."""
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     model = model.to(device, memory_format=torch.channels_last)
     options, normalize = _normalized_later(image_processor)
+    damaged = []
 
     def decode(batch):
         found = [rows[index] for index in batch]
         names = [row["image_id"] for row in found]
-        return pixel_values([row["image"] for row in found], image_processor, names, **options)
+        try:
+            return pixel_values([row["image"] for row in found], image_processor, names, **options)
+        except DataError as error:
+            damaged.extend(str(error).splitlines())
 
     def encode(pixels):
         with torch.inference_mode():
@@ -210,7 +219,7 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
         bar.update(len(pixels))
         return states.to(torch.float16).cpu().numpy()
 
-    some = normalize(decode(next(iter(missing.values()))[:2]).to(device))
+    some = normalize(pixel_values([_of_all_colors()] * 2, image_processor, **options).to(device))
     faster = folded(model.vision_model, some.to(model.dtype))
     # On a CPU all cores decode a shard, then all encode it: side by side they wait for one another in every layer. A
     # GPU encodes one while the cores decode the next.
@@ -221,6 +230,8 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
         for file in missing:
             decoding += islice(started, 1)
             batches = list(decoding.pop(0))
+            if any(pixels is None for pixels in batches):
+                continue
             states = np.concatenate([encode(pixels) for pixels in batches])
             if not np.isfinite(states).all():
                 raise ValueError(
@@ -232,6 +243,9 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
                     np.save(temporary, states)
             except OSError as error:  # NumPy's own says how many bytes were written, and not where
                 raise OSError(f"cannot write to {file.parent}, or there is no room left in it: {error}") from None
+    if damaged:
+        more = [f"… and {len(damaged) - NAMED} more"] if len(damaged) > NAMED else []
+        raise DataError("\n".join([f"{len(damaged)} of the images cannot be read:", *damaged[:NAMED], *more]))
 
 
 def _stored(folder, unfinished=True):
