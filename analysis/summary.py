@@ -4,6 +4,7 @@ import html
 import re
 
 import numpy as np
+from tqdm import tqdm
 
 from ..metrics.vqa_accuracy.vqa_accuracy import TOP_K
 from .calibration import (
@@ -37,15 +38,23 @@ def summarize(records):
     if any(len(record["ranked"]) > 1 for record in records):
         columns[f"top_{TOP_K}"] = np.array([record["top_accuracy"] for record in records])
     metrics = {name: round(float(values.mean()), 2) for name, values in columns.items()}
-    intervals = {name: rounded(accuracy_interval(values, images)) for name, values in columns.items()}
-    for kind in ("answer_type", "question_type"):
-        groups = np.array([record[kind] or "" for record in records])
-        names = sorted(set(groups.tolist()), key=lambda name: (_OFFICIAL.get(name, 9), name))
-        metrics[f"per_{kind}"] = {name: round(float(accuracy[groups == name].mean()), 2) for name in names}
-        intervals[f"per_{kind}"] = {
-            name: rounded(accuracy_interval(accuracy[groups == name], images[groups == name])) for name in names
-        }
-        metrics[f"questions_per_{kind}"] = {name: int((groups == name).sum()) for name in names}
+    kinds = {kind: np.array([record[kind] or "" for record in records]) for kind in ("answer_type", "question_type")}
+    resampled = len(columns) + sum(len(np.unique(groups)) for groups in kinds.values())
+    # Shown only where it takes long, as of all of val2014: a minute.
+    with tqdm(total=resampled, desc="Resampling images", unit="interval", delay=5) as bar:
+
+        def interval(values, images):
+            bar.update()
+            return rounded(accuracy_interval(values, images))
+
+        intervals = {name: interval(values, images) for name, values in columns.items()}
+        for kind, groups in kinds.items():
+            names = sorted(set(groups.tolist()), key=lambda name: (_OFFICIAL.get(name, 9), name))
+            metrics[f"per_{kind}"] = {name: round(float(accuracy[groups == name].mean()), 2) for name in names}
+            intervals[f"per_{kind}"] = {
+                name: interval(accuracy[groups == name], images[groups == name]) for name in names
+            }
+            metrics[f"questions_per_{kind}"] = {name: int((groups == name).sum()) for name in names}
     metrics["intervals"] = intervals
     confidence = confidences(records)
     if confidence is not None:
