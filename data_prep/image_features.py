@@ -57,6 +57,20 @@ class ImageStates:
         return self.shards[shard][row]
 
 
+class UnreadableImages(DataError):
+    """`damaged`: of images that cannot be read, what is wrong with each, and whether it is in a file of its own."""
+
+    @classmethod
+    def of(cls, damaged):
+        """Not in `__init__`, to which torch gives the message when it raises a worker's error once more."""
+        told = "; ".join(list(damaged)[:NAMED]) + ("; …" if len(damaged) > NAMED else "")
+        number = f"{len(damaged)} images cannot be read: " if len(damaged) > 1 else ""
+        way_on = "; remove such files, and --skip_missing_images True goes on without them"
+        error = cls(f"{number}{told}{way_on if any(damaged.values()) else ''}")
+        error.damaged = damaged
+        return error
+
+
 def pixel_values(sources, image_processor, names=None, **options):
     """
     Args:
@@ -69,19 +83,18 @@ def pixel_values(sources, image_processor, names=None, **options):
         `(images, 3, height, width)` tensor.
 
     Raises:
-        DataError: images that cannot be read, a line for each.
+        UnreadableImages: some of them, named.
     """
-    images, damaged = [], []
+    images, damaged = [], {}
     for index, source in enumerate(sources):
         try:
             images.append(load_image(source))
         except (ValueError, FileNotFoundError) as error:
             in_a_file = isinstance(source, dict) and not source.get("bytes")
-            way_on = "; remove that file, and --skip_missing_images True goes on without it" if in_a_file else ""
             name = f"image {names[index]}: " if names and not in_a_file else ""
-            damaged.append(f"{name}{error}{way_on}")
+            damaged[f"{name}{error}"] = in_a_file
     if damaged:
-        raise DataError("\n".join(damaged))
+        raise UnreadableImages.of(damaged)
     return image_processor(images=images, return_tensors="pt", **options)["pixel_values"]
 
 
@@ -146,7 +159,7 @@ def cache_image_states(rows, model, image_processor, cache_dir, batch_size=8, nu
 
     Raises:
         ValueError: the vision encoder is not frozen.
-        DataError: images that cannot be read, named when all others are stored, but for those of their shards.
+        UnreadableImages: some of them, when the states of all others are stored, but for those of the same shards.
     """
     if not model.config.freeze_vision:
         raise ValueError("states of a vision encoder that is being trained cannot be stored: set freeze_vision")
@@ -202,15 +215,15 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
     # Convolutions on a CPU run up to twice as fast with the channels innermost, and in small batches.
     model = model.to(device, memory_format=torch.channels_last)
     options, normalize = _normalized_later(image_processor)
-    damaged = []
+    damaged = {}
 
     def decode(batch):
         found = [rows[index] for index in batch]
         names = [row["image_id"] for row in found]
         try:
             return pixel_values([row["image"] for row in found], image_processor, names, **options)
-        except DataError as error:
-            damaged.extend(str(error).splitlines())
+        except UnreadableImages as error:
+            damaged.update(error.damaged)
 
     def encode(pixels):
         with torch.inference_mode():
@@ -244,8 +257,7 @@ def _encode(missing, rows, model, image_processor, device, bar, batch_size, num_
             except OSError as error:  # NumPy's own says how many bytes were written, and not where
                 raise OSError(f"cannot write to {file.parent}, or there is no room left in it: {error}") from None
     if damaged:
-        more = [f"… and {len(damaged) - NAMED} more"] if len(damaged) > NAMED else []
-        raise DataError("\n".join([f"{len(damaged)} of the images cannot be read:", *damaged[:NAMED], *more]))
+        raise UnreadableImages.of(damaged)
 
 
 def _stored(folder, unfinished=True):
