@@ -319,7 +319,7 @@ def arguments():
     parser.add_argument("model", nargs="?", help="name on the Hub or folder; a Space's space.json names it")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in; think of --auth")
     parser.add_argument("--port", type=int, default=7860, help="7860 if not given")
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask visitors for these")
+    parser.add_argument("--auth", default=os.environ.get("VQAFUSION_AUTH"), help="USER:PASSWORD to ask visitors for")
     parser.add_argument(
         "--abstain_below", type=float, default=0.0, help="'not sure' comes first where the best answer is less probable"
     )

@@ -225,9 +225,10 @@ def test_bad_usage(arguments, said, capsys):
     assert stop.value.code == 2 and said.replace("TAKEN", port) in printed and "Traceback" not in printed
 
 
-def test_only_who_knows_the_password_may_ask(served, tmp_path):
+def test_only_who_knows_the_password_may_ask(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("VQAFUSION_AUTH", "user:secret")
     (tmp_path / "model").symlink_to(served[0] / "model")
-    with serving(tmp_path, "--auth", "user:secret") as address:
+    with serving(tmp_path) as address:
         with pytest.raises(Exception, match="401|[Cc]redentials|Could not|auth"):
             Client(address, verbose=False).predict(handle_file(served[0] / "image.png"), ASK, api_name="/answer")
         client = Client(address, verbose=False, auth=("user", "secret"))
