@@ -22,7 +22,7 @@ _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # as `FEATURES` h
 class _Question(msgspec.Struct):
     question_id: _Id
     image_id: int
-    question: str
+    question: Annotated[str, msgspec.Meta(pattern=r"\S")]  # of something
 
 
 class _Answer(msgspec.Struct):

@@ -70,6 +70,7 @@ def link_to_nowhere(file):
         (lambda d: (d / SPLIT).rename(d / "elsewhere"), "no image folder"),
         (lambda d: replace(annotations_file(d), '"Red."', "3"), "answers[7].answer"),
         (lambda d: replace(questions_file(d), "1001", str(2**63)), "entry 1 of 'questions'"),
+        (lambda d: replace(questions_file(d), "is it red 0?", " "), "entry 0 of 'questions'"),
         (lambda d: replace(annotations_file(d), '"image_id": 1,', '"image_id": 7,'), "about image 1 in"),
         (lambda d: (d / "broken.zip").write_text("no zip") and questions_file(d).unlink(), "not a readable zip"),
     ],
