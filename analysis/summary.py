@@ -39,17 +39,22 @@ def summarize(records):
         columns[f"top_{TOP_K}"] = np.array([record["top_accuracy"] for record in records])
     metrics = {name: round(float(values.mean()), 2) for name, values in columns.items()}
     kinds = {kind: np.array([record[kind] or "" for record in records]) for kind in ("answer_type", "question_type")}
-    resampled = len(columns) + sum(len(np.unique(groups)) for groups in kinds.values())
+    names_of = {
+        kind: sorted(set(groups.tolist()), key=lambda name: (_OFFICIAL.get(name, 9), name))
+        for kind, groups in kinds.items()
+    }
+    resampled = len(columns) + sum(map(len, names_of.values()))
     # Shown only where it takes long, as of all of val2014: a minute.
     with tqdm(total=resampled, desc="Resampling images", unit="interval", delay=5) as bar:
 
         def interval(values, images):
+            found = rounded(accuracy_interval(values, images))
             bar.update()
-            return rounded(accuracy_interval(values, images))
+            return found
 
         intervals = {name: interval(values, images) for name, values in columns.items()}
         for kind, groups in kinds.items():
-            names = sorted(set(groups.tolist()), key=lambda name: (_OFFICIAL.get(name, 9), name))
+            names = names_of[kind]
             metrics[f"per_{kind}"] = {name: round(float(accuracy[groups == name].mean()), 2) for name in names}
             intervals[f"per_{kind}"] = {
                 name: interval(accuracy[groups == name], images[groups == name]) for name in names

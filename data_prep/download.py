@@ -110,13 +110,16 @@ def fetch(address, file, size):
         with open(part, "ab") as opened:
             if opened.tell() > size:  # of another version of the file
                 opened.seek(opened.truncate(0))
-            http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
+            try:
+                http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
+            except OSError as error:
+                if "Consistency check failed" not in str(error):  # huggingface_hub, of a whole answer of another size
+                    raise
 
     try:
         _patiently(add_to_it)
     except (httpx2.HTTPError, OSError) as error:
-        if "Consistency check failed" not in str(error):  # huggingface_hub, of a whole answer of another size
-            raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
+        raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
     # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
     broken = _broken(part, file.name, thorough=not _is_images(file.name))
     if broken or part.stat().st_size != size:
@@ -181,8 +184,7 @@ def _patiently(call):
         try:
             return call()
         except (httpx2.HTTPError, OSError) as error:
-            for_good = status(error) not in (None, *PASSING) or "Consistency check failed" in str(error)
-            if for_good or attempt == TRIES:
+            if attempt == TRIES or status(error) not in (None, *PASSING):
                 raise
             time.sleep(2**attempt / 4)
 

@@ -108,10 +108,11 @@ def test_annotations_of_another_split_are_refused(tmp_path, official):
         load_split("vqa_v2", SPLIT, official)
 
 
-def test_few_and_foreign_answers(official):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_few_and_foreign_answers(official, encoding):
     data = json.loads(annotations_file(official).read_text())
     data["annotations"][0]["answers"] = [{"answer": "café"}, {"answer": "café"}, {"answer": "日本"}]
-    annotations_file(official).write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8-sig")
+    annotations_file(official).write_text(json.dumps(data, ensure_ascii=False), encoding=encoding)
     rows = load_split("vqa_v2", SPLIT, official)
     assert rows[0]["answers"] == ["café", "café", "日本"]
     assert question_score("café", rows[0]["answers"]) == pytest.approx((1 / 3 + 1 / 3 + 2 / 3) / 3)
