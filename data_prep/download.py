@@ -7,7 +7,6 @@ vqafusion-data DIR --splits train2014 val2014               fetch, check, unpack
 import argparse
 import os
 import shutil
-import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,7 +17,7 @@ from huggingface_hub.file_download import http_get
 from tqdm import tqdm
 
 from ..command_line import locked, one_line_errors, writable_folder
-from ..sharing.retries import PASSING, status
+from ..sharing.retries import retried, status
 from . import DataError
 from .vqa_v2 import ANNOTATIONS, QUESTIONS, missing_images
 
@@ -30,7 +29,6 @@ SPLITS = {
     "val2014": ("v2_Questions_Val_mscoco.zip", "v2_Annotations_Val_mscoco.zip", "val2014.zip"),
     "test2015": ("v2_Questions_Test_mscoco.zip", "test2015.zip"),
 }
-TRIES = 4
 CHUNK = 1 << 16  # bytes after which what has come is written, and kept when the connection is cut
 
 
@@ -117,7 +115,7 @@ def fetch(address, file, size):
                     raise
 
     try:
-        _patiently(add_to_it)
+        retried(add_to_it)
     except (httpx2.HTTPError, OSError) as error:
         raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
     # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
@@ -178,20 +176,9 @@ def _is_there(folder, name):
     return (folder / _content(name)).is_file() or _is_whole(folder / name)
 
 
-def _patiently(call):
-    """What the call of a server gives, tried again after faults that may pass."""
-    for attempt in range(1, TRIES + 1):
-        try:
-            return call()
-        except (httpx2.HTTPError, OSError) as error:
-            if attempt == TRIES or status(error) not in (None, *PASSING):
-                raise
-            time.sleep(2**attempt / 4)
-
-
 def _size(address):
     try:
-        answer = _patiently(lambda: httpx2.head(address, follow_redirects=True, timeout=30).raise_for_status())
+        answer = retried(lambda: httpx2.head(address, follow_redirects=True, timeout=30).raise_for_status())
     except httpx2.HTTPError as error:
         raise DataError(f"{address} cannot be reached ({_reason(error)})") from None
     if "content-length" not in answer.headers:

@@ -1,4 +1,4 @@
-"""Calls of the Hub that outlast a passing fault, and errors that say what to do."""
+"""Calls of servers, the Hub above all, that outlast a passing fault, and errors that say what to do."""
 
 import errno
 import time
@@ -6,7 +6,6 @@ import time
 import httpx2
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -35,10 +34,26 @@ def check_repo(repo):
         raise ValueError(f"{repo!r} must be user/name, with the user or organisation that it belongs to")
 
 
+def retried(call):
+    """
+    What `call()` of a server gives; called again after faults that may pass, `TRIES` times at most, with waits of 1,
+    2, 4 and 8 seconds, or what the server asks for (`Retry-After`), up to `LONGEST_WAIT` seconds. The last fault is
+    raised as it is.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            return call()
+        except (httpx2.HTTPError, OSError, RuntimeError) as error:
+            fault = _cause(error)
+            if attempt == TRIES or not _may_pass(fault):
+                raise
+            time.sleep(min(_wanted_wait(fault) or 2 ** (attempt - 1), LONGEST_WAIT))
+
+
 def patiently(repo, call, *args, **kwargs):
     """
-    Call the Hub, again after passing faults: huggingface_hub itself repeats transfers, but neither commits nor
-    questions about repositories. `Retry-After` is honoured, up to `LONGEST_WAIT` seconds.
+    Call the Hub as [`retried`] does: huggingface_hub itself repeats transfers, but neither commits nor questions about
+    repositories.
 
     Args:
         repo (`str`): what to name in an error.
@@ -47,14 +62,10 @@ def patiently(repo, call, *args, **kwargs):
     Raises:
         HubError: whatever went wrong, in one line.
     """
-    for attempt in range(1, TRIES + 1):
-        try:
-            return call(*args, **kwargs)
-        except (httpx2.TransportError, OSError, RuntimeError) as error:
-            fault = _cause(error)
-            if attempt == TRIES or not _may_pass(fault):
-                raise HubError(_explained(repo, error, fault)) from None
-            time.sleep(min(_wanted_wait(fault) or 2 ** (attempt - 1), LONGEST_WAIT))
+    try:
+        return retried(lambda: call(*args, **kwargs))
+    except (httpx2.TransportError, OSError, RuntimeError) as error:
+        raise HubError(_explained(repo, error, _cause(error))) from None
 
 
 def _cause(error):
@@ -69,9 +80,7 @@ def status(error):
 
 
 def _may_pass(error):
-    if isinstance(error, HfHubHTTPError):
-        return status(error) in PASSING
-    return isinstance(error, httpx2.TransportError)
+    return status(error) in PASSING if status(error) is not None else isinstance(error, httpx2.TransportError)
 
 
 def _wanted_wait(error):
