@@ -109,8 +109,8 @@ def read_baselines(args, rows):
     return runs
 
 
-def answer(args, rows):
-    """Ranked answers of every row, and the model's run (None of a baseline or of another system)."""
+def answer(args, rows, loaded):
+    """Ranked answers of every row, and the run of the `loaded` model (None of a baseline or of another system)."""
     if args.predictions:
         ranked = read_predictions(args.predictions, rows["question_id"][:])
         for (best,), normalized in zip(ranked, rows["normalized"][:]):
@@ -118,10 +118,11 @@ def answer(args, rows):
                 best["answer"] = own_answer_text(best["answer"])
         return ranked, None
     if args.baseline:
-        train_rows = load_split(args.dataset, args.train_split, args.data_dir, args.skip_missing_images)
+        train_rows = load_split(
+            args.dataset, args.train_split, args.data_dir, args.skip_missing_images, check_images=False
+        )
         check_answered(train_rows, args.train_split)
         return [[{"answer": each} for each in ranked] for ranked in prior_answers(train_rows, rows, TOP_K)], None
-    loaded = load_model(args.model)
     if args.heat_map_questions and not hasattr(loaded[1], "attention_map"):
         raise ValueError(
             "--heat_map_questions needs gradients and attention weights: give the model that this one was exported from"
@@ -187,14 +188,16 @@ def main(argv=None):
     check(args)
     keep_freed_memory()
     words = Words(args.wordnet)
-    rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images)
+    loaded = load_model(args.model) if args.model else None
+    looks = loaded is not None and not loaded[1].config.blind
+    rows = load_split(args.dataset, args.split, args.data_dir, args.skip_missing_images, check_images=looks)
     output_dir = writable_folder(args.output_dir)  # not before, so that a mistake in the above leaves none
     in_split, rows = split_size(rows), spread(rows, args.max_samples)
     if not any(rows["answers"]):
-        return submit(args, rows, output_dir)
+        return submit(args, rows, output_dir, loaded)
     check_answered(rows, args.split)
     baselines = read_baselines(args, rows)
-    ranked, run = answer(args, rows)
+    ranked, run = answer(args, rows, loaded)
     if run and not run.process.is_main_process:
         return None  # the answers are together; the rest is one process's work
     records = make_records(rows, ranked)
@@ -244,7 +247,7 @@ def main(argv=None):
     return metrics
 
 
-def submit(args, rows, output_dir):
+def submit(args, rows, output_dir, loaded):
     """A split without human answers: write what the evaluation server takes, or check it."""
     for name in ("fit_temperature", "abstain_below", "heat_map_questions", "blind_run", "prior_run"):
         if getattr(args, name):
@@ -254,7 +257,7 @@ def submit(args, rows, output_dir):
             f"{output_dir} holds the report of other questions, beside which these predictions would be taken for its "
             "own: choose another --output_dir"
         )
-    ranked, run = answer(args, rows)
+    ranked, run = answer(args, rows, loaded)
     if run and not run.process.is_main_process:
         return
     if args.predictions:

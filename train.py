@@ -200,7 +200,7 @@ def save(trainer, processor, output_dir, arguments, evaluated):
     staged.rmdir()
 
 
-def load_sets(data):
+def load_sets(data, check_images):
     """The training and the evaluation split, and the stream that the first one is, with --streaming."""
     train_split, eval_split = DEFAULT_SPLITS.get(data.dataset, (None, None))
     data.train_split, data.eval_split = data.train_split or train_split, data.eval_split or eval_split
@@ -211,7 +211,7 @@ def load_sets(data):
         eval_set = on_disk(open_stream(data.data_dir, data.eval_split))
     else:
         train_set, eval_set = (
-            load_split(data.dataset, split, data.data_dir, data.skip_missing_images)
+            load_split(data.dataset, split, data.data_dir, data.skip_missing_images, check_images)
             for split in (data.train_split, data.eval_split)
         )
     for rows, split in ((train_set, data.train_split), (eval_set, data.eval_split)):
@@ -290,7 +290,7 @@ def train_teacher(data, model_arguments, args, output_dir, number):
 def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for_answers=True):
     """From the arguments to the trained model's folder; the [`VqaTrainer`] is returned."""
     set_seed(args.seed)
-    train_set, eval_set, stream = load_sets(data)
+    train_set, eval_set, stream = load_sets(data, check_images=not model_arguments.blind)
     scores = ["overall", f"top_{TOP_K}", "loss", *sorted(set(eval_set["answer_type"][:]))]
     if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in scores:
         raise ValueError(f"--metric_for_best_model {args.metric_for_best_model}: known are {', '.join(scores)}")

@@ -39,7 +39,7 @@ NAMED = 10  # missing images, at most
 DATASETS = ("easy_vqa", "vqa_v2", "own", "hub")
 
 
-def load_split(dataset, split, data_dir=None, skip_missing_images=False):
+def load_split(dataset, split, data_dir=None, skip_missing_images=False, check_images=True):
     """
     Load one split of a named data set.
 
@@ -49,6 +49,8 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
         split (`str`): a split of that data set; of `"own"`, the file's name.
         data_dir (`str`, *optional*): the folder that holds it, or its name on the Hub; `easy_vqa` needs none.
         skip_missing_images (`bool`): go on without the questions whose image file is missing.
+        check_images (`bool`): False where nobody will look at the images: their files may be missing then, unless
+            `skip_missing_images` asks for them. Those of `"hub"` are always looked for.
 
     Returns:
         `datasets.Dataset` with the columns of `FEATURES`.
@@ -66,7 +68,10 @@ def load_split(dataset, split, data_dir=None, skip_missing_images=False):
         raise DataError(f"--dataset {dataset} needs --data_dir, the folder that holds the data")
     if not split:
         raise DataError(f"--dataset {dataset} needs the name of a split (train.py: --train_split, --eval_split)")
-    return {"vqa_v2": vqa_v2, "own": own_data, "hub": hub}[dataset].load(data_dir, split, skip_missing_images)
+    if dataset == "hub":
+        return hub.load(data_dir, split, skip_missing_images)
+    reader = {"vqa_v2": vqa_v2, "own": own_data}[dataset]
+    return reader.load(data_dir, split, skip_missing_images, check_images or skip_missing_images)
 
 
 def generated(rows, features, arguments):

@@ -43,7 +43,7 @@ def arguments():
         help="train2014 and val2014 if not given",
     )
     parser.add_argument("--dry_run", action="store_true", help="only list what would be fetched")
-    parser.add_argument("--no_images", action="store_true", help="questions and annotations only")
+    parser.add_argument("--no_images", action="store_true", help="questions and annotations only, as baselines need")
     parser.add_argument("--keep_zips", action="store_true", help="keep the images' zips when they are unpacked")
     parser.add_argument("--vqa_url", default=VQA_URL, help="where the questions and annotations are")
     parser.add_argument("--coco_url", default=COCO_URL, help="where the images are")

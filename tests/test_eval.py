@@ -38,16 +38,21 @@ def test_eval_scores_as_the_metric_does(trained, tmp_path):
         assert "was chosen on a split of this name" in (tmp_path / report).read_text()
 
 
-def test_baselines(trained, tmp_path):
-    arguments = ("--dataset", "vqa_v2", "--data_dir", trained / "data", "--split", SPLIT)
+def test_baselines_need_no_images(trained, tmp_path):
+    shutil.copytree(trained / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.jpg", SPLIT))
+    data = ("--dataset", "vqa_v2", "--data_dir", tmp_path / "data")
+    arguments = (*data, "--split", SPLIT)
     prior = evaluate(tmp_path / "prior", "--baseline", "prior", "--train_split", SPLIT, *arguments)
     assert prior["overall"] == 100 and prior["per_question_type"] == {"is it": 100}
-    result = run(
-        "train.py", trained / "recipe.yaml", "--output_dir", tmp_path / "model", "--max_steps", 2, "--blind", 1
-    )
+    train = ("train.py", trained / "recipe.yaml", *data, "--output_dir", tmp_path / "model", "--max_steps", 2)
+    result = run(*train, "--blind", 1)
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads((tmp_path / "model" / "config.json").read_text())["blind"] is True
     assert evaluate(tmp_path / "blind", "--model", tmp_path / "model", *arguments)["questions"] == 12
+    predictions = tmp_path / "blind" / "predictions.json"
+    assert evaluate(tmp_path / "said", "--predictions", predictions, *arguments)["questions"] == 12
+    refused(run(*train, "--output_dir", tmp_path / "seeing"), "no image folder")
+    refused(run("eval.py", "--model", trained / "model", *arguments, "--output_dir", tmp_path / "out"), "no image")
     result = run("eval.py", "--baseline", "luck", *arguments, "--output_dir", tmp_path / "out")
     refused(result, "--baseline prior")
 

@@ -51,6 +51,7 @@ def test_missing_images_are_left_out_on_request(own, capsys):
         opened.write('\n{"image": "c.png", "question": "q", "answer": "a"}')
     assert load_split("own", "train.jsonl", own, skip_missing_images=True)["image_id"][:] == ["a.png"] * 2
     assert "2 images are missing: b.png" in capsys.readouterr().out
+    assert len(load_split("own", "train.jsonl", own, check_images=False)) == 4
 
 
 def test_answers_of_six_people_or_more_are_not_repeated(tmp_path):
