@@ -45,11 +45,10 @@ def load(name, split, skip_missing_images=False):
     check_columns(rows.column_names, name)
     if not len(rows):
         raise DataError(f"split {split!r} of {name} is empty")
-    pictures = _pictures(rows, name)
-    if None in pictures:
-        keys = [f"that of row {index}" for index in range(len(rows))]
-        missing = {key for key, picture in zip(keys, pictures) if picture is None}
-        rows = drop_missing_images(rows, missing, name, skip_missing_images, keys)
+    pictures, missing = _pictures(rows, name)
+    if missing:
+        keys = [missing.get(index) for index in range(len(rows))]
+        rows = drop_missing_images(rows, set(missing.values()), name, skip_missing_images, keys)
         pictures = [picture for picture in pictures if picture is not None]
     left_out = split_size(rows) - len(rows)
     if "image_id" in rows.column_names:
@@ -87,7 +86,7 @@ def load(name, split, skip_missing_images=False):
 def _pictures(rows, name):
     """
     For each row what tells its picture from most others without reading it: how many bytes it has, else its path; None
-    where there are neither bytes nor a file of that path.
+    where there are neither bytes nor a file of that path. And of these, by their index, what to call them.
     """
     try:
         images = rows.select_columns("image").cast_column("image", Image(decode=False)).with_format("arrow")
@@ -96,10 +95,12 @@ def _pictures(rows, name):
         paths = [pc.struct_field(column, "path").to_pylist() for column in tables]
     except (TypeError, NotImplementedError, ValueError) as error:
         raise DataError(f"the column 'image' of {name} does not hold a picture in each row: {error}") from None
-    found = []
-    for size, path in zip(chain.from_iterable(sizes), chain.from_iterable(paths)):
+    found, missing = [], {}
+    for index, (size, path) in enumerate(zip(chain.from_iterable(sizes), chain.from_iterable(paths))):
         found.append(size or (path if path and Path(path).is_file() else None))
-    return found
+        if found[-1] is None:
+            missing[index] = f"that of row {index}" + (f" ({Path(path).absolute()})" if path else "")
+    return found, missing
 
 
 def label_names(features):
