@@ -12,7 +12,7 @@ from ..command_line import whole_file
 from .calibration import risk_coverage
 
 _INK = "#010203"  # stands for the page's text colour, whatever it is
-COLOURS = {"model": "#3b82d6", "blind": "#d68a2e", "prior": "#8a8f98"}
+COLOURS = {"this run": "#3b82d6", "blind": "#d68a2e", "prior": "#8a8f98"}
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
@@ -54,8 +54,8 @@ def _svg(width, height, draw, name):
 
 
 def _rows(metrics):
-    """The model and the runs that it is compared with."""
-    return {"model": metrics, **metrics["compared"]}
+    """The run and those that it is compared with, by the names that the table has for them."""
+    return {"this run": metrics, **metrics["compared"]}
 
 
 def _by_type(metrics):
@@ -90,7 +90,7 @@ def _by_question_type(metrics, most=20):
             values = [row.get("per_question_type", {}).get(kind, np.nan) for kind in kinds]
             axes.plot(values, place, "o", color=COLOURS[name], label=name, markersize=5, clip_on=False)
         edges = np.array([metrics["intervals"]["per_question_type"][kind] or (np.nan, np.nan) for kind in kinds])
-        axes.hlines(places[0], edges[:, 0], edges[:, 1], color=COLOURS["model"], linewidth=1)
+        axes.hlines(places[0], edges[:, 0], edges[:, 1], color=COLOURS["this run"], linewidth=1)
         axes.set_yticks(range(len(kinds)), [f"{kind or '(none)'}  ({counts[kind]})" for kind in kinds])
         axes.set_xlim(0, 100)
         axes.set_xlabel("official accuracy, %")
@@ -108,7 +108,7 @@ def _reliability(calibration):
         sizes = np.array([row["questions"] for row in bins])
         axes.scatter(
             [row["confidence"] for row in bins], [row["accuracy"] for row in bins],
-            s=12 + 160 * sizes / sizes.max(), color=COLOURS["model"], alpha=0.85, label="questions of one bin",
+            s=12 + 160 * sizes / sizes.max(), color=COLOURS["this run"], alpha=0.85, label="questions of one bin",
             clip_on=False,
         )  # fmt: skip
         axes.set(xlabel="probability of the answer", ylabel="its accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -122,7 +122,7 @@ def _risk_coverage(confidence, accuracy):
     keep = np.unique(np.linspace(0, len(risk) - 1, 400).astype(int))
 
     def draw(axes):
-        axes.plot(100 * coverage[keep], 100 * risk[keep], color=COLOURS["model"])
+        axes.plot(100 * coverage[keep], 100 * risk[keep], color=COLOURS["this run"])
         axes.set(xlabel="coverage: questions answered, surest first, %", ylabel="risk: mean error, %", xlim=(0, 100))
         axes.set_ylim(bottom=0)
         axes.grid(color=_INK, alpha=0.12)
@@ -131,10 +131,10 @@ def _risk_coverage(confidence, accuracy):
 
 
 def _draw_learning(history, axes):
-    axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["model"], label="accuracy, %")
+    axes.plot(*zip(*_series(history, "eval_overall")), "o-", color=COLOURS["this run"], label="accuracy, %")
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    axes.set_ylabel("official accuracy, %", color=COLOURS["model"])
+    axes.set_ylabel("official accuracy, %", color=COLOURS["this run"])
     if losses := _series(history, "loss"):
         right = axes.twinx()
         right.plot(*zip(*losses), color=COLOURS["prior"])

@@ -77,7 +77,7 @@ def table(metrics):
     kinds = list(metrics["per_answer_type"])
     heads = [kind or "(none)" for kind in kinds]
     top = f"top_{TOP_K}"
-    rows = [["", "overall", "95 % interval", *heads, f"top-{TOP_K}", "exact match", "model − this"]]
+    rows = [["", "overall", "95 % interval", *heads, f"top-{TOP_K}", "exact match", "this run − it"]]
     names = {"blind": "blind: without the image", "prior": "most frequent answer of the question type"}
     for name, row in {"this run": metrics, **metrics["compared"]}.items():
         ahead = f"{row['difference']:+.2f} ({interval_text(row['interval'])})" if "difference" in row else ""

@@ -28,7 +28,7 @@ def test_there_are_no_empty_columns_and_no_plot_of_one_question_type(tmp_path):
     records = make_records(rows, [[{"answer": "red"}]] * 4)
     metrics = summarize(records) | {"compared": {}, "failures": []}
     head, row = table(metrics)
-    assert len(head) == len(row) and "model − this" not in head and {"overall", "exact match"} < set(head)
+    assert len(head) == len(row) and "this run − it" not in head and {"overall", "exact match"} < set(head)
     write_report(tmp_path, "own", metrics, records, rows)
     page = (tmp_path / "report.html").read_text()
     assert "Accuracy by answer type" in page and "Frequent question types" not in page
@@ -119,6 +119,7 @@ def test_plots_show_what_they_say(monkeypatch):
     types, kinds = drawn["types"], drawn["question types"]
     assert [bar.get_height() for bar in types.patches] == [50, 60, 40, 20, 30, 10]
     assert [label.get_text() for label in types.get_xticklabels()] == ["overall", "yes/no", "other"]
+    assert [text.get_text() for text in types.get_legend().get_texts()] == ["this run", "prior"]
     frequent = range(6, 26)
     assert [label.get_text() for label in kinds.get_yticklabels()] == [f"type {n}  ({n})" for n in frequent]
     assert list(kinds.lines[0].get_xdata()) == list(frequent)  # they score as often as they are asked
