@@ -65,7 +65,7 @@ class WholeCheckpoints:
         finally:
             self._run_dir = None
         self.accelerator.wait_for_everyone()
-        self._find_best()
+        self._find_best(saved=self.state.global_step)
         if self.args.should_save:
             self.state.save_to_json(folder / SAVING / final.name / "trainer_state.json")
             if final.exists():  # of a run that this one has gone back behind
@@ -77,16 +77,17 @@ class WholeCheckpoints:
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
-    def _find_best(self):
+    def _find_best(self, saved=None):
         """Where the best checkpoint is now: `Trainer` has the place of writing, or where the folder once was."""
-        folder, step = Path(self.args.output_dir), self.state.best_global_step
-        best = folder / f"checkpoint-{step}"
-        if step and (step == self.state.global_step or best.is_dir()):
+        step = self.state.best_global_step
+        best = Path(self.args.output_dir) / f"checkpoint-{step}"
+        if step and (step == saved or best.is_dir()):
             self.state.best_model_checkpoint = str(best)
 
-    def _load_best_model(self):
+    def _load_callback_state(self):
+        """As in `Trainer`, which, where a run goes on, has just looked for the best checkpoint where it once was."""
         self._find_best()
-        super()._load_best_model()
+        super()._load_callback_state()
 
 
 class Stopped(Exception):

@@ -231,10 +231,11 @@ def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(make, tmp_path)
     begun.add_callback(AtStep(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(Stopped, match="after step 6"):
         begun.train()
-    (tmp_path / "here").rename(tmp_path / "there")
-    for scores in ([4.0], []):  # with steps that are left, and with none
-        trainer = scored(make, scores, "there", save_total_limit=2)
-        trainer.train(resume_from_checkpoint=str(max((tmp_path / "there").glob("checkpoint-*"))))
+    # Once with steps that are left, and once with none.
+    for scores, before, place in (([4.0], "here", "there"), ([], "there", "elsewhere")):
+        (tmp_path / before).rename(tmp_path / place)
+        trainer = scored(make, scores, place, save_total_limit=2)
+        trainer.train(resume_from_checkpoint=str(max((tmp_path / place).glob("checkpoint-*"))))
         assert checkpoints(trainer) == ["checkpoint-4", "checkpoint-8"] and trainer.state.global_step == 8
         best = saved_weights(trainer, 4)
         assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
