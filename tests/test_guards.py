@@ -71,6 +71,10 @@ def saved_weights(trainer, step):
     return load_file(f"{trainer.args.output_dir}/checkpoint-{step}/model.safetensors")
 
 
+def evaluated_at(trainer):
+    return [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
 def scored(make, scores, *name, **changes):
     """A trainer of 8 steps, each second of which is evaluated, with these scores; the best one is kept."""
     usual = {
@@ -129,10 +133,14 @@ def test_a_signal_in_the_last_step_of_an_epoch_costs_no_evaluation(make):
     resumed = make("stopped", **epochs)
     resumed.train(resume_from_checkpoint=f"{stopped.args.output_dir}/checkpoint-6")
     for trainer in (whole, resumed):
-        evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
-        assert evaluated == [6, 12]
+        assert evaluated_at(trainer) == [6, 12]
     expected, found = saved_weights(whole, 12), saved_weights(resumed, 12)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    hurried = make("hurried", **epochs)
+    hurried.add_callback(AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(Stopped, match="after step 4"):
+        hurried.train()
+    assert evaluated_at(hurried) == []  # within an epoch there is none to be lost, and no time to lose
 
 
 def test_a_second_ctrl_c_stops_at_once(make):
@@ -141,6 +149,14 @@ def test_a_second_ctrl_c_stops_at_once(make):
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert checkpoints(trainer) == []
+
+
+def test_a_second_sigterm_costs_no_checkpoint(make):
+    trainer = make()
+    trainer.add_callback(AtStep(1, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]))
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert checkpoints(trainer) == ["checkpoint-2"]
 
 
 def test_a_signal_to_one_process_stops_all():
@@ -215,6 +231,24 @@ def test_a_full_disk_costs_no_checkpoint(make):
         signal.signal(signal.SIGXFSZ, handler)
     assert checkpoints(trainer) == ["checkpoint-2"]
     make().train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2")
+
+
+@pytest.mark.parametrize(
+    "error, raised, words",
+    [
+        ("PytorchStreamWriter failed writing file data/0", OSError, "checkpoint of step 2 cannot be written"),
+        ("out of memory", RuntimeError, "^out of memory"),
+    ],
+)
+def test_only_a_disk_that_takes_no_more_is_told_as_one(make, monkeypatch, error, raised, words):
+    def fail(*given):
+        raise RuntimeError(error)
+
+    trainer = make()
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", fail)
+    with pytest.raises(raised, match=words):
+        trainer.train()
+    assert checkpoints(trainer) == []
 
 
 def test_the_best_checkpoint_outlives_rotation(make, processor):

@@ -7,21 +7,20 @@ import shutil
 import sys
 
 import forks
-import httpx2
 import pytest
 import torch
 from commands import HUB_FILES, ROOT, TINY
 from hub_server import Fault, HubServer
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import OfflineModeIsEnabled
 from toy_data import draw, write_vqa_v2
 from toy_model import tiny_config
 
 from vqafusion import train
 from vqafusion.loading import load_model
 from vqafusion.sharing.model_card import model_card
-from vqafusion.sharing.push import check_as_stranger, check_repo, push_model
-from vqafusion.sharing.retries import HubError, patiently
+from vqafusion.sharing.push import check_as_stranger, push_model
+from vqafusion.sharing.retries import HubError
 from vqafusion.trainer import VqaTrainingArguments
 
 REPO, TOKEN = "alice/tiny", "hf_alice"
@@ -251,26 +250,6 @@ def test_train_asks_the_hub_before_it_begins(tmp_path, monkeypatch):
     args = VqaTrainingArguments(str(tmp_path), push_to_hub=True, hub_model_id=REPO)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         train.hub_destination(args)
-
-
-@pytest.mark.parametrize("wanted, waited", [("3", [3] * 4), ("9999", [60] * 4), ("", [1, 2, 4, 8])])
-def test_the_hub_is_waited_for_as_it_asks_but_not_for_hours(monkeypatch, wanted, waited):
-    waits, headers = [], {"Retry-After": wanted} if wanted else {}
-    monkeypatch.setattr("vqafusion.sharing.retries.time.sleep", waits.append)
-
-    def busy():
-        request = httpx2.Request("GET", "http://hub")
-        raise HfHubHTTPError("busy", response=httpx2.Response(503, headers=headers, request=request))
-
-    with pytest.raises(HubError, match="cannot answer for alice/tiny .503."):
-        patiently(REPO, busy)
-    assert waits == waited
-
-
-@pytest.mark.parametrize("name", ["bare", "a/b/c", "alice/ti ny", "alice/..", "../../etc"])
-def test_impossible_names(name):
-    with pytest.raises(ValueError, match=re.escape(repr(name))):
-        check_repo(name)
 
 
 REFUSALS = {
