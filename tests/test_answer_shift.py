@@ -58,6 +58,9 @@ def test_few_questions_shift_little():
     few = rows((1000, "whole", "other", "what", WHITE), (2, "kites", "other", "what", KITE))
     table, of_question = answer_shifts(few, ["whole"], 4)
     assert 0 < table[of_question[-1]][KITE] < 4 and table.isfinite().all()
+    rare = rows(*PARTS[:4], (1, "said yes", "yes/no", "can", YES))
+    table, of_question = answer_shifts(rare, ["whole"], 4)
+    assert 1.5 < table[of_question[-1]][YES] < 3  # nearly as its part's other questions, whose shift is 2.2
     said = {"whole": 1.0, "kites": 0.3}  # by one of ten people
     unsure = rows(*((1000, part, "other", "what", KITE) for part in said))
     table, of_question = answer_shifts(

@@ -38,7 +38,7 @@ class Server:
             def answer(self, head):
                 name = self.path.rsplit("/", 1)[-1]
                 faults = outer.faults.get(name, [])
-                fault = faults.pop(0) if faults and (not head or faults[0] in ("absent", "busy")) else None
+                fault = faults.pop(0) if faults and (not head or faults[0] in ("absent", "busy", "no size")) else None
                 data = outer.files.get(name)
                 if data is None or fault in ("absent", "busy", 500, 404):
                     self.send_response(fault if isinstance(fault, int) else 503 if fault == "busy" else 404)
@@ -60,7 +60,8 @@ class Server:
                 self.send_response(206 if start else 200)
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-                self.send_header("Content-Length", str(len(data) - start))
+                if fault != "no size":
+                    self.send_header("Content-Length", str(len(data) - start))
                 self.end_headers()
                 if not head:
                     body = data[start:] if fault != "cut" else data[start : start + (len(data) - start) // 2]
@@ -83,6 +84,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "CHUNK", 8)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(download, "_gigabytes", "{} bytes".format)  # of which a gigabyte has too many for a test
     made = write_vqa_v2(tmp_path / "made", split="val2014")
     files = {
         QUESTIONS: zipped({"v2_OpenEnded_mscoco_val2014_questions.json": None}, made),
@@ -116,7 +118,7 @@ def test_lists_fetches_unpacks_and_then_does_nothing(server, tmp_path, capsys):
     fetch(server, folder, "--dry_run")
     listed = capsys.readouterr().out
     total = sum(map(len, server.files.values()))
-    assert all(name in listed for name in server.files) and f"{total / 1e9:.3f} GB" in listed
+    assert all(name in listed for name in server.files) and f" {total} bytes  to fetch" in listed
     assert server.sent == 0 and not folder.exists()
     fetch(server, folder)
     assert server.sent == total and names(folder) == sorted([QUESTIONS, ANNOTATIONS, "val2014"])
@@ -124,6 +126,10 @@ def test_lists_fetches_unpacks_and_then_does_nothing(server, tmp_path, capsys):
     assert len(rows) == 6 and rows[0]["image"].size == (48, 41)
     fetch(server, folder)
     assert server.sent == total and "all there" in capsys.readouterr().out
+
+
+def test_sizes_are_told_in_gigabytes():
+    assert download._gigabytes(13_510_573_713) == "13.511 GB"  # train2014.zip
 
 
 def test_images_may_be_left_out_and_their_zips_kept(server, tmp_path):
@@ -169,7 +175,7 @@ def test_a_large_file_comes_through_short_connections(tmp_path, monkeypatch):
 def test_what_is_there_is_looked_into(server, tmp_path, capsys):
     folder = tmp_path / "data"
     (folder / "val2014").mkdir(parents=True)
-    (folder / QUESTIONS).write_bytes(server.files[QUESTIONS][:1000])
+    (folder / QUESTIONS).write_bytes(server.files[QUESTIONS][:-100])
     (folder / "val2014" / "a.txt").touch()
     with pytest.raises(SystemExit):
         fetch(server, folder)
@@ -192,9 +198,26 @@ def test_a_zip_that_is_there_is_unpacked_not_fetched(server, tmp_path, capsys):
     fetch(server, tmp_path, "--dry_run")
     told = capsys.readouterr().out
     others = len(server.files[QUESTIONS]) + len(server.files[ANNOTATIONS])
-    assert f"{IMAGES}, to be unpacked" in told and f"{others / 1e9:.3f} GB  to fetch" in told
+    assert f"{IMAGES}, to be unpacked" in told and f" {others} bytes  to fetch" in told
     fetch(server, tmp_path)
     assert server.sent == others and len(load_split("vqa_v2", "val2014", tmp_path)) == 6
+
+
+def test_what_is_fetched_whole_is_not_fetched_again(server, tmp_path, monkeypatch):
+    whole = server.files[IMAGES]
+    (tmp_path / f"{IMAGES}.part").write_bytes(whole)  # of a call that ended before it could be renamed
+    fetch(server, tmp_path)
+    assert server.sent == len(server.files[QUESTIONS]) + len(server.files[ANNOTATIONS])
+    (tmp_path / IMAGES).write_bytes(whole)  # there it needs no room but that of its pictures
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": len(whole)}))
+    download._check_space(tmp_path, {IMAGES: len(whole)}, keep_zips=False)
+
+
+def test_a_server_that_names_no_size_is_refused(server, tmp_path, capsys):
+    server.faults = {QUESTIONS: ["no size"]}
+    with pytest.raises(SystemExit) as stop:
+        fetch(server, tmp_path)
+    assert stop.value.code == 2 and f"{QUESTIONS} does not say how large it is" in capsys.readouterr().err
 
 
 def test_a_folder_that_lacks_images_is_not_all_there(server, tmp_path, capsys):

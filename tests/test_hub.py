@@ -90,6 +90,7 @@ def write(folder, **columns):
         ({"image_id": ["a", "b", ""]}, "question 9 has no 'image_id', but ''"),
         ({"question": ["is it?", None, "is it?"]}, "'question' of question 8 must be a text, not None"),
         ({"question": [" ", "is it?", "is it?"]}, "'question' of question 7 must be a text, not ' '"),
+        ({"question_id": [7.5, 8.0, 9.0]}, "'question_id' must be a whole number, not 7.5"),
         ({"question": [["a", "b"]] * 3}, "'question' of question 7 must be a text, not ['a', 'b']"),
         ({"answer": ["no", '["a", "b"]', "no"]}, "an answer is a list that is written as a text"),
     ],
@@ -110,6 +111,9 @@ def test_missing_images_are_counted_or_passed_over(tmp_path, processor):
         load_split("hub", "train", tmp_path)
     rows = load_split("hub", "train", tmp_path, skip_missing_images=True)
     assert rows["question_id"][:] == [7] and split_size(rows) == 3
+    other = {"bytes": here.read_bytes(), "path": None}
+    write(tmp_path, image=[None, other, other], image_id=[1, 2, 2])
+    assert load_split("hub", "train", tmp_path, skip_missing_images=True)["image_id"][:] == ["train/2"] * 2
     cut = {"bytes": picture_bytes(draw(size=(400, 300)), "JPEG")[:900], "path": None}
     write(tmp_path, image=[cut] * 3)
     rows = encode(load_split("hub", "train", tmp_path), processor.tokenizer, {"no": 0})
@@ -123,15 +127,27 @@ def test_one_id_for_several_pictures_is_none(tmp_path, capsys):
     rows = load_split("hub", "train", tmp_path)
     first, second, third = rows["image_id"]
     assert first == second != third and "told apart by their content" in capsys.readouterr().out
+    write(tmp_path, image=pictures, image_id=[1, 2, 1])
+    (tmp_path / "train-0.parquet").rename(tmp_path / "validation-0.parquet")
+    assert load_split("hub", "validation", tmp_path)["image_id"][:] == [first, second, third]  # the same in all splits
+
+
+def test_answers_in_the_shapes_that_copies_have(tmp_path):
+    ten = ["yes"] * 9 + [""]  # one of whom said nothing
+    for shape in (ten, [{"answer": each} for each in ten], {"answer": ten, "answer_id": list(range(10))}):
+        write(tmp_path, answers=[shape] * 3)
+        assert load_split("hub", "train", tmp_path)["answers"][0] == ten
+    write(tmp_path, answer=["no", None, "no"])
+    assert load_split("hub", "train", tmp_path)["answers"][:] == [["no"] * 10, [], ["no"] * 10]
 
 
 def test_numbers_that_stand_for_names_become_these(tmp_path):
     write(tmp_path)
     rows = Dataset.from_parquet(str(tmp_path / "train-0.parquet")).remove_columns("answer")
-    rows = rows.add_column("answer", [0, 1, 1]).cast_column("answer", ClassLabel(names=["no", "yes"]))
+    rows = rows.add_column("answer", [0, -1, 1]).cast_column("answer", ClassLabel(names=["no", "yes"]))
     rows.to_parquet(tmp_path / "train-0.parquet")
     for found in (load_split("hub", "train", tmp_path), on_disk(open_stream(tmp_path, "train"))):
-        assert [answers[0] for answers in found["answers"]] == ["no", "yes", "yes"]
+        assert [answers[:1] for answers in found["answers"]] == [["no"], [], ["yes"]]  # of -1, as ClassLabel has none
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path"])

@@ -38,6 +38,7 @@ def test_own_data(own):
     assert rows["answer_type"][:] == ["yes/no", "number", "colour"] and rows["question_type"][1] == "how many"
     assert rows["provenance"][:] == ["", "", "hall"]
     assert rows["answers"][0] == ["yes", "yes", "no"] * 4 and rows["answers"][2] == ["blue"] * 10
+    assert all(rows["normalized"])
     assert rows[0]["image"].size == (48, 40) and rows[0]["image_id"] == rows[1]["image_id"] != rows[2]["image_id"]
     rows = load_split("own", "dev.csv", own)
     assert rows["question"][:] == ["is it red?", "which colour?"] and rows["answers"][0][:3] == ["yes", "yes", "no"]
@@ -127,8 +128,12 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
     (own / "X.CSV").write_text("question_id,image,question\n7.0,a.png,is it red?\n\n9.0,b.png,which colour?\n")
     rows = load_split("own", "X.CSV", own)
     assert rows["question_id"][:] == [7, 9] and rows["answers"][:] == [[], []] and rows["answer_type"][0] == ""
-    (own / "x.jsonl").write_text('\n{"image": "a.png", "question": "q", "answer": "a"}\n\n')
-    assert len(load_split("own", "x.jsonl", own)) == 1
+    (own / "x.jsonl").write_text('\n{"image": "a.png", "question": "q", "answers": "yes|no"}\n\n')
+    assert load_split("own", "x.jsonl", own)["answers"][:] == [["yes|no"] * 10]  # which CSV alone writes for two
+    (own / "x.csv").write_text("image,question,answers,answer\na.png,q,,no\n")
+    assert load_split("own", "x.csv", own)["answers"][:] == [["no"] * 10]
+    (own / "x.csv").write_text("image,question,answers\na.png,q,\n")
+    assert load_split("own", "x.csv", own)["answers"][:] == [[]]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,14 @@ def test_blank_lines_pandas_ids_capital_endings_and_questions_only(own):
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": Infinity}', "whole number"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 0.5}', "whole number"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "a", "question_id": 1e20}', "at most 63 bits"),
+        (
+            "x.jsonl",
+            '{"image": "a.png", "question": "q", "answer": "a", "question_id": 9223372036854775808}',
+            "at most 63 bits",
+        ),
+        ("x.csv", "image,question,answer,question_id\na.png,q,a,7.5\n", "must be a whole number, not '7.5'"),
         ("x.jsonl", '{"image": "a.png", "question": "q", "answer": "\\ud800"}', "line 1: 'utf-8'"),
+        ("x.jsonl", '{"image": "a.png", "question": "\\ud800", "answer": "a"}', "line 1: 'utf-8'"),
         (
             "x.jsonl",
             '{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png", "question": "q"}',

@@ -8,7 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_data import rows_of
 
-from vqafusion.analysis.calibration import expected_calibration_error, in_first_half
+from vqafusion.analysis.calibration import (
+    abstention,
+    error_by_chance,
+    expected_calibration_error,
+    in_first_half,
+    reliability,
+)
 from vqafusion.analysis.records import (
     confidences,
     make_records,
@@ -17,6 +23,7 @@ from vqafusion.analysis.records import (
     same_questions,
     write_lines,
 )
+from vqafusion.analysis.scores import accuracy_interval, rounded
 from vqafusion.analysis.summary import abstaining, notes, summarize
 from vqafusion.command_line import write_json
 from vqafusion.metrics.vqa_accuracy.vqa_accuracy import vqa_accuracy
@@ -48,10 +55,27 @@ def test_a_summary_has_the_metrics_own_scores_within_their_intervals():
         low, high = summary["intervals"][name]
         assert low <= summary[name] <= high and low < high
     assert summary["questions_per_question_type"] == {"is it": 20, "what is": 20} and summary["questions"] == 40
+    columns = ("accuracy", "image_id", "answer_type", "question_type")
+    accuracy, images, *types = (np.array([record[name] for record in records]) for name in columns)
+    for name, groups in zip(("per_answer_type", "per_question_type"), types):
+        for kind, interval in summary["intervals"][name].items():
+            within = groups == kind
+            assert interval == rounded(accuracy_interval(accuracy[within], images[within]))
+
+
+def test_probabilities_are_judged_on_the_images_that_no_temperature_is_fitted_on():
+    records = make_records(*a_run())
+    summary, confidence = summarize(records), np.array(confidences(records))
+    right = np.array([record["accuracy"] / 100 for record in records])
+    assert summary["abstention"] == abstention(confidence, right, [record["image_id"] for record in records])
     fitted = in_first_half([record["image_id"] for record in records])
-    others = [record for record, left_out in zip(records, fitted) if not left_out]
-    error = expected_calibration_error(confidences(others), [record["accuracy"] / 100 for record in others])
-    assert 0 < fitted.sum() < 40 and summary["calibration"]["expected_calibration_error"] == round(100 * error, 2)
+    assert 0 < fitted.sum() < 40
+    assert summary["calibration"] == {
+        "expected_calibration_error": round(100 * expected_calibration_error(confidence[~fitted], right[~fitted]), 2),
+        "by_chance": round(100 * error_by_chance(confidence[~fitted]), 2),
+        "questions": (~fitted).sum(),
+        "bins": reliability(confidence[~fitted], right[~fitted]),
+    }
 
 
 def test_what_not_sure_would_be_worth():
@@ -119,7 +143,7 @@ def test_a_run_is_read_back(tmp_path):
         same_questions(records, again[:5])
     with pytest.raises(ValueError, match="about other questions: 6 where 5 are asked for"):
         same_questions(records[:5], again)
-    for name, value in (("question", "is it?"), ("answers", ["no"] * 10)):
+    for name, value in (("question", "is it?"), ("answers", ["no"] * 10), ("image_id", "9")):
         with pytest.raises(ValueError, match="its question 0 is"):
             same_questions([{**records[0], name: value}, *records[1:]], again)
     (tmp_path / "answers.jsonl").write_text('{"question_id": 1}\n')
@@ -127,6 +151,23 @@ def test_a_run_is_read_back(tmp_path):
         read_run(tmp_path)
     with pytest.raises(ValueError, match="is not the --output_dir of an eval.py run: no metrics.json"):
         read_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"accuracy": 140}, "an accuracy of 140"),
+        ({"accuracy": None}, "cannot be read: TypeError"),
+        ({"ranked": []}, "cannot be read: IndexError"),
+        ({"question_id": 0}, "stands more than once"),
+    ],
+)
+def test_a_run_that_somebody_changed_is_refused(tmp_path, changes, words):
+    records = make_records(*a_run(6))
+    write_json(tmp_path / "metrics.json", summarize(records))
+    write_lines(tmp_path / "answers.jsonl", [*records[:5], records[5] | changes])
+    with pytest.raises(ValueError, match=words):
+        read_run(tmp_path)
 
 
 def predictions_file(folder, content):

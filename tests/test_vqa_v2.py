@@ -1,6 +1,7 @@
 """The official files: read as they are, and what is said of those that are not as they should be."""
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -18,7 +19,13 @@ def test_official_layout(official):
     assert first["question_id"] == 1000 and first["image_id"] == f"{SPLIT}/1" and first["question"] == "is it red 0?"
     assert first["answers"] == ["yes"] * 7 + ["Red."] * 3 and first["image"].size == (48, 41)
     assert (first["question_type"], first["answer_type"]) == ("is it", "yes/no")
-    assert rows["provenance"][:] == ["first", "", ""] * 2
+    assert rows["provenance"][:] == ["first", "", ""] * 2 and not any(rows["normalized"])
+    replace(questions_file(official), "is it red 0?", "is it blue?")
+    replace(annotations_file(official), '"image_id": 1, ', "")  # which questions have as well
+    rows = load_split("vqa_v2", SPLIT, official)
+    assert len(rows) == 6 and rows[0]["question"] == "is it blue?"
+    shutil.rmtree(official / SPLIT)
+    assert load_split("vqa_v2", SPLIT, official, check_images=False)["question"][:] == rows["question"][:]
 
 
 def test_zipped_files_are_read_and_changes_are_seen(official):
