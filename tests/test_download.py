@@ -38,10 +38,20 @@ class Server:
             def answer(self, head):
                 name = self.path.rsplit("/", 1)[-1]
                 faults = outer.faults.get(name, [])
-                fault = faults.pop(0) if faults and (not head or faults[0] in ("absent", "busy", "no size")) else None
+                fault = (
+                    faults.pop(0)
+                    if faults and (not head or faults[0] in ("absent", "busy", "no size", "moved"))
+                    else None
+                )
                 data = outer.files.get(name)
                 if data is None or fault in ("absent", "busy", 500, 404):
                     self.send_response(fault if isinstance(fault, int) else 503 if fault == "busy" else 404)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                if fault == "moved":
+                    self.send_response(302)
+                    self.send_header("Location", f"/elsewhere/{name}")
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -211,6 +221,12 @@ def test_what_is_fetched_whole_is_not_fetched_again(server, tmp_path, monkeypatc
     (tmp_path / IMAGES).write_bytes(whole)  # there it needs no room but that of its pictures
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": len(whole)}))
     download._check_space(tmp_path, {IMAGES: len(whole)}, keep_zips=False)
+
+
+def test_a_mirror_may_send_on_to_another_address(server, tmp_path):
+    server.faults = {QUESTIONS: ["moved", "moved"]}  # who asks for the size, and who fetches
+    fetch(server, tmp_path / "data", "--no_images")
+    assert server.faults == {QUESTIONS: []} and names(tmp_path / "data") == sorted([QUESTIONS, ANNOTATIONS])
 
 
 def test_a_server_that_names_no_size_is_refused(server, tmp_path, capsys):
