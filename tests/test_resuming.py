@@ -70,9 +70,9 @@ def test_weights_of_other_encoders_are_refused(tmp_path):
     check_goes_on(tmp_path, SimpleNamespace(), tiny_config())  # pieces of FSDP have no configuration
     tiny_config().save_pretrained(tmp_path)
     check_goes_on(tmp_path, SimpleNamespace(), tiny_config())
-    for kind, name in (("vision", "vision_config"), ("text", "text_config")):
+    for kind, layers in (("vision", "num_hidden_layers"), ("text", "n_layers")):
         config = tiny_config()
-        setattr(getattr(config, name), {"vision": "num_hidden_layers", "text": "n_layers"}[kind], 7)
+        setattr(getattr(config, f"{kind}_config"), layers, 7)
         with pytest.raises(ValueError, match=f"another {kind} encoder"):
             check_goes_on(tmp_path, SimpleNamespace(), config)
 
