@@ -53,14 +53,14 @@ def _svg(width, height, draw, name):
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 
-def _rows(metrics):
-    """The run and those that it is compared with, by the names that the table has for them."""
+def runs(metrics):
+    """`{name: metrics}` of a run and of those that it is compared with."""
     return {"this run": metrics, **metrics["compared"]}
 
 
 def _by_type(metrics):
     kinds = ["overall", *metrics["per_answer_type"]]
-    rows = _rows(metrics)
+    rows = runs(metrics)
 
     def draw(axes):
         width = 0.8 / len(rows)
@@ -80,7 +80,7 @@ def _by_type(metrics):
 
 
 def _by_question_type(metrics, most=20):
-    rows, counts = _rows(metrics), metrics["questions_per_question_type"]
+    rows, counts = runs(metrics), metrics["questions_per_question_type"]
     kinds = sorted(counts, key=lambda kind: -counts[kind])[:most][::-1]
 
     def draw(axes):

@@ -18,7 +18,7 @@ from ..pipeline_vqafusion import heat_colors
 from ..processing_vqafusion import load_image
 from .failures import CATEGORIES, FAILED_BELOW
 from .heat_maps import DEFAULT
-from .plots import plots
+from .plots import plots, runs
 from .records import confidences
 from .scores import p_text
 from .summary import notes, plain_text
@@ -79,7 +79,7 @@ def table(metrics):
     top = f"top_{TOP_K}"
     rows = [["", "overall", "95 % interval", *heads, f"top-{TOP_K}", "exact match", "this run − it"]]
     names = {"blind": "blind: without the image", "prior": "most frequent answer of the question type"}
-    for name, row in {"this run": metrics, **metrics["compared"]}.items():
+    for name, row in runs(metrics).items():
         ahead = f"{row['difference']:+.2f} ({interval_text(row['interval'])})" if "difference" in row else ""
         values = [*(row["per_answer_type"].get(kind) for kind in kinds), row.get(top), row.get("exact_match")]
         cells = ["" if value is None else f"{value:.2f}" for value in values]

@@ -108,16 +108,13 @@ def fetch(address, file, size):
         with open(part, "ab") as opened:
             if opened.tell() > size:  # of another version of the file
                 opened.seek(opened.truncate(0))
-            try:
-                http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
-            except OSError as error:
-                if "Consistency check failed" not in str(error):  # huggingface_hub, of a whole answer of another size
-                    raise
+            http_get(address, opened, resume_size=opened.tell(), expected_size=size, displayed_filename=file.name)
 
     try:
         retried(add_to_it)
     except (httpx2.HTTPError, OSError) as error:
-        raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
+        if "Consistency check failed" not in str(error):  # huggingface_hub, of a whole answer of another size
+            raise DataError(f"{address} cannot be fetched ({_reason(error)}); run it again to go on") from None
     # The images' checksums are tested as they are unpacked; reading 13 GB twice would take minutes.
     broken = _broken(part, file.name, thorough=not _is_images(file.name))
     if broken or part.stat().st_size != size:

@@ -17,6 +17,7 @@ from vqafusion.command_line import locked
 from vqafusion.data_prep import DataError, download, load_split
 
 QUESTIONS, ANNOTATIONS, IMAGES = download.SPLITS["val2014"]
+MET_BY_HEAD = ("absent", "busy", "no size", "moved")  # faults that also meet who only asks how large a file is
 
 
 class Server:
@@ -38,11 +39,7 @@ class Server:
             def answer(self, head):
                 name = self.path.rsplit("/", 1)[-1]
                 faults = outer.faults.get(name, [])
-                fault = (
-                    faults.pop(0)
-                    if faults and (not head or faults[0] in ("absent", "busy", "no size", "moved"))
-                    else None
-                )
+                fault = faults.pop(0) if faults and (not head or faults[0] in MET_BY_HEAD) else None
                 data = outer.files.get(name)
                 if data is None or fault in ("absent", "busy", 500, 404):
                     self.send_response(fault if isinstance(fault, int) else 503 if fault == "busy" else 404)

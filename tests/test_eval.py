@@ -39,7 +39,7 @@ def test_eval_scores_as_the_metric_does(trained, tmp_path):
 
 
 def test_baselines_need_no_images(trained, tmp_path):
-    shutil.copytree(trained / "data", tmp_path / "data", ignore=shutil.ignore_patterns("*.jpg", SPLIT))
+    shutil.copytree(trained / "data", tmp_path / "data", ignore=shutil.ignore_patterns(SPLIT))
     data = ("--dataset", "vqa_v2", "--data_dir", tmp_path / "data")
     arguments = (*data, "--split", SPLIT)
     prior = evaluate(tmp_path / "prior", "--baseline", "prior", "--train_split", SPLIT, *arguments)
