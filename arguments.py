@@ -9,7 +9,8 @@ from transformers import AutoConfig
 
 from vqafusion.data_prep.image_features import normalization
 
-ENCODERS = ("vision_model", "text_model", "vision_config", "text_config")  # arguments that name or describe them
+# Arguments that name or describe them, or what they are given.
+ENCODERS = ("vision_model", "text_model", "vision_config", "text_config", "image_size")
 
 
 @dataclass(kw_only=True)
@@ -78,6 +79,10 @@ class ModelArguments:
     )
     text_config: dict | str | None = field(
         default=None, metadata={"help": "the same for text; a WordPiece tokenizer is then learned from the questions"}
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "give the vision encoder images of N x N pixels, not of the size that its folder names"},
     )
     hidden_size: int = field(default=512, metadata={"help": "width of the fusion layers"})
     num_fusion_layers: int = field(default=3, metadata={"help": "number of fusion layers"})

@@ -73,9 +73,10 @@ def check_checkpoint(folder):
 class RunData(TrainerCallback, ExportableState):
     """Keeps in every `trainer_state.json` what a run that goes on must have been begun with."""
 
-    def __init__(self, args, train_set, eval_set):
+    def __init__(self, args, model_arguments, train_set, eval_set):
         self.noted = {
             "metric_for_best_model": args.metric_for_best_model,  # whose best score is kept as well
+            "image_size": model_arguments.image_size,  # which no weight depends on
             "training_questions": _digest(train_set),
             "evaluation_questions": _digest(eval_set),
         }
@@ -94,8 +95,9 @@ class RunData(TrainerCallback, ExportableState):
             raise ValueError(f"{file} does not hold a training's state")
         kept = state.get("stateful_callbacks", {}).get(type(self).__name__, {}).get("attributes", self.noted)
         for name, now in self.noted.items():
-            if kept.get(name) != now:
-                what = f"--{name} {kept.get(name)}" if name.startswith("metric") else f"other {name.replace('_', ' ')}"
+            then = kept.get(name, now)
+            if then != now:
+                what = f"other {name.replace('_', ' ')}" if name.endswith("_questions") else f"--{name} {then}"
                 raise ValueError(f"{folder} is of a run with {what}: {_SAME_AGAIN}")
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil, set_seed
+from transformers.image_utils import SizeDict
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -90,6 +91,8 @@ def build(data, model_arguments, train_set):
             model = VqaFusionForVisualQuestionAnswering(config)
         except (TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:  # as a size of -1 makes torch raise
             raise ValueError(f"of --vision_config and --text_config no encoders can be made: {error}") from None
+    if model_arguments.image_size is not None:
+        set_image_size(image_processor, model_arguments.image_size)
     if not model.config.blind:
         check_vision_encoder(model.eval(), image_processor)
     tokenizer.model_max_length = max_question_length(model.config, tokenizer)  # some name none
@@ -111,6 +114,19 @@ def check_tokenizer(tokenizer, questions, name):
     words = {token for ids in tokenizer(questions, add_special_tokens=False)["input_ids"] for token in ids}
     if words <= {tokenizer.unk_token_id}:
         raise ValueError(f"--text_model: the tokenizer of {name} knows no word of the questions; are its files there?")
+
+
+def set_image_size(image_processor, side):
+    """Let it make `side` x `side` pixels of every image; `ValueError` if it cannot."""
+    if not 1 <= side <= 4096:
+        raise ValueError(f"--image_size must be between 1 and 4096, not {side}")
+    square = SizeDict(height=side, width=side)
+    by_shorter_side = "shortest_edge" in (image_processor.size or {})
+    image_processor.size = SizeDict(shortest_edge=side) if by_shorter_side else square
+    if getattr(image_processor, "crop_size", None):
+        image_processor.crop_size = square
+    if pixel_values([Image.linear_gradient("L")], image_processor).shape[-2:] != (side, side):
+        raise ValueError(f"--image_size: this encoder's image processor makes no images of {side} x {side} pixels")
 
 
 def check_vision_encoder(model, image_processor):
@@ -297,7 +313,7 @@ def train(data, model_arguments, args, output_dir, resume, teachers=(), look_for
     in_split = split_size(eval_set)
     train_set, eval_set = spread(train_set, data.max_train_samples), spread(eval_set, data.max_eval_samples)
     processor, model = build(data, model_arguments, train_set)
-    run_data = RunData(args, train_set, eval_set)
+    run_data = RunData(args, model_arguments, train_set, eval_set)
     for folder in [*teachers, *([resume] if resume else [])]:
         check_goes_on(folder, model_arguments, model.config)
         run_data.check(folder)

@@ -16,24 +16,18 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import yaml
 from results import arguments, record, shown, spread
-from transformers import AutoImageProcessor, AutoTokenizer
 
-from vqafusion.command_line import keep_freed_memory
+from vqafusion.arguments import DataArguments, ModelArguments
+from vqafusion.command_line import keep_freed_memory, parse
 from vqafusion.data_prep import load_split
-from vqafusion.data_prep.answers import build_vocabulary
 from vqafusion.data_prep.encode import VqaCollator, encode
-from vqafusion.data_prep.image_features import cache_image_states, normalization, pixel_values
+from vqafusion.data_prep.image_features import cache_image_states, pixel_values
 from vqafusion.data_prep.sampling import QuestionSampler
-from vqafusion.modeling_vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.processing_vqafusion import VqaFusionProcessor
+from vqafusion.train import build
+from vqafusion.trainer import VqaTrainingArguments
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "vqa_v2_mini.yaml"
-SIZES = (
-    "hidden_size", "intermediate_size", "num_attention_heads", "image_pool_size", "frozen_text_layers", "dropout",
-    "attn_implementation", "color_levels", "alignment_weight",
-)  # fmt: skip
 
 
 def bare_rate(encoder, pixels, batch, memory_format, seconds):
@@ -77,21 +71,14 @@ def main(argv=None):
     parser.add_argument("--batch_size", type=int, help="questions per training step; default: the recipe's")
     args = parser.parse_args(argv)
     keep_freed_memory()
-    recipe = yaml.safe_load(RECIPE.read_text())
+    own = [f"--{name}={getattr(args, name)}" for name in ("data_dir", "vision_model", "text_model")]
+    data, model_arguments, training = parse(
+        [str(RECIPE), *own, "--output_dir=unused"], __doc__, DataArguments, ModelArguments, VqaTrainingArguments
+    )
     rows = load_split("vqa_v2", args.split, args.data_dir)
     images = list(dict.fromkeys(rows["image_id"][:]))[: args.images]
     rows = rows.select([i for i, image_id in enumerate(rows["image_id"][:]) if image_id in set(images)])
-    answers = build_vocabulary(rows["answers"][:], 1000)
-    labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
-    image_processor = AutoImageProcessor.from_pretrained(args.vision_model)
-    model = VqaFusionForVisualQuestionAnswering.from_vision_text_pretrained(
-        args.vision_model,
-        args.text_model,
-        **labels,
-        **{name: recipe[name] for name in SIZES},
-        **normalization(image_processor),
-    )
-    processor = VqaFusionProcessor(image_processor, AutoTokenizer.from_pretrained(args.text_model))
+    processor, model = build(data, model_arguments, rows)
     core = model.vqafusion
 
     first = rows.select(range(min(128, len(rows))))
@@ -108,7 +95,7 @@ def main(argv=None):
         storing.append(storing_rate(core, processor.image_processor, rows))
 
     encoded = encode(rows, processor.tokenizer, model.config.label2id)
-    size = args.batch_size or recipe["per_device_train_batch_size"]
+    size = args.batch_size or training.per_device_train_batch_size
     order = list(QuestionSampler(encoded, size, seed=0, group_by_length=True))  # as the recipe does
     batches = [[encoded[i] for i in order[at : at + size]] for at in range(0, len(order), size)][: args.steps]
     plain = VqaCollator(processor, model.config.num_labels)

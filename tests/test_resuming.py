@@ -93,23 +93,30 @@ def test_a_teacher_of_other_arguments_is_refused(tmp_path, name):
 
 def test_a_run_goes_on_with_the_questions_it_was_begun_with(tmp_path):
     rows, others = rows_of([["cat"] * 10] * 8), rows_of([["cat"] * 10] * 7 + [["dog"] * 10])
-    args = SimpleNamespace(metric_for_best_model="overall")
-    begun = RunData(args, rows, others)
+    args, model = SimpleNamespace(metric_for_best_model="overall"), SimpleNamespace(image_size=None)
+    begun = RunData(args, model, rows, others)
     state = {"global_step": 3, "stateful_callbacks": {"RunData": begun.state()}}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
-    RunData(args, rows.select(range(8)), others).check(tmp_path)
+    RunData(args, model, rows.select(range(8)), others).check(tmp_path)
     for changed, words in (
-        (RunData(args, rows.select([1, 0, *range(2, 8)]), others), "other training questions"),
+        (RunData(args, model, rows.select([1, 0, *range(2, 8)]), others), "other training questions"),
         *(
-            (RunData(args, rows.map(lambda row, name=name: {name: "x"}), others), "other training questions")
+            (RunData(args, model, rows.map(lambda row, name=name: {name: "x"}), others), "other training questions")
             for name in ("image_id", "question")
         ),
-        (RunData(args, rows, rows), "other evaluation questions"),
-        (RunData(SimpleNamespace(metric_for_best_model="loss"), rows, others), "--metric_for_best_model overall"),
+        (RunData(args, model, rows, rows), "other evaluation questions"),
+        (
+            RunData(SimpleNamespace(metric_for_best_model="loss"), model, rows, others),
+            "--metric_for_best_model overall",
+        ),
+        (RunData(args, SimpleNamespace(image_size=64), rows, others), "--image_size None"),
     ):
         with pytest.raises(ValueError, match=words):
             changed.check(tmp_path)
-    (tmp_path / "trainer_state.json").write_text('{"global_step": 3}')  # of an earlier version
+    del state["stateful_callbacks"]["RunData"]["attributes"]["image_size"]  # of an earlier version
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    begun.check(tmp_path)
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 3}')  # of an even earlier one
     begun.check(tmp_path)
     older = TrainerState()
     begun.on_train_begin(None, older, None)

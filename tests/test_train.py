@@ -12,13 +12,15 @@ from types import SimpleNamespace
 import pytest
 from commands import ROOT, TINY, evaluate, in_process, refused, run
 from datasets import Dataset
+from PIL import Image
 from safetensors.torch import load_file
 from toy_data import SPLIT, draw
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 
 from vqafusion import train
 from vqafusion.arguments import DataArguments, ModelArguments
 from vqafusion.command_line import parse
+from vqafusion.data_prep.image_features import pixel_values
 from vqafusion.resuming import check_checkpoint
 from vqafusion.trainer import VqaTrainingArguments
 
@@ -214,6 +216,37 @@ def test_a_text_encoder_without_its_tokenizer_is_refused(model, processor, tmp_p
     train.check_tokenizer(processor.tokenizer, ["is it red?"], "")
 
 
+@pytest.mark.parametrize("kind", [CLIPImageProcessorPil, ViTImageProcessorPil, ConvNextImageProcessorPil])
+@pytest.mark.parametrize("side", [64, 320, 400])
+def test_images_of_another_size(kind, side, tmp_path):
+    image_processor = kind()
+    train.set_image_size(image_processor, side)
+    image_processor.save_pretrained(tmp_path)
+    pictures = [Image.new("RGB", size) for size in ((50, 70), (300, 200))]
+    for kept in (image_processor, kind.from_pretrained(tmp_path)):
+        assert pixel_values(pictures, kept).shape == (2, 3, side, side)
+
+
+def test_a_size_that_is_not_made_is_refused():
+    with pytest.raises(ValueError, match="--image_size: .* makes no images of 64 x 64 pixels"):
+        train.set_image_size(ViTImageProcessorPil(do_resize=False), 64)
+    for side in (0, -1, 4097):
+        with pytest.raises(ValueError, match=f"--image_size must be between 1 and 4096, not {side}"):
+            train.set_image_size(ViTImageProcessorPil(), side)
+
+
+def test_a_new_model_gets_images_of_the_size_that_is_asked_for():
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    arguments = ModelArguments(
+        vision_config=resnet, text_config=TINY["text_config"], hidden_size=32, num_attention_heads=2, image_size=96
+    )
+    rows = Dataset.from_list([{"question": "what is it?", "answers": ["cat"] * 10}] * 8)
+    processor, model = train.build(DataArguments(dataset="vqa_v2", num_answers=1), arguments, rows)
+    pixels = processor(images=Image.new("RGB", (50, 70)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 96, 96)
+    assert model.vqafusion.encode_image(pixels).shape == (1, 12**2, 16)
+
+
 def test_train_names_bad_input(trained, tmp_path, capsys):
     refused(in_process(capsys, tmp_path / "none.yaml", script=train), "there is no recipe", "none.yaml")
     (tmp_path / "recipe.yaml").write_text("dataset: easy_vqa\nlearning_speed: 3\n")
@@ -234,6 +267,7 @@ def test_train_names_bad_input(trained, tmp_path, capsys):
         ("teacher_epochs", "0", "--teacher_epochs must be above 0"),
         ("text_config", "null", "give both --vision_config and --text_config, or neither"),
         ("max_shift", "-1", "--max_shift must be at least 0"),
+        ("image_size", "64", "Input image size (64*64) doesn't match model (32*32)"),
         ("report_to", "wandb", "wandb"),
         ("lr_scheduler_kwargs", "x", "--lr_scheduler_kwargs must be a JSON object"),
         ("lr_scheduler_kwargs", '{"bogus":1}', "unexpected keyword argument 'bogus'"),
