@@ -97,6 +97,9 @@ class ModelArguments:
         default=None,
         metadata={"help": "give each patch a histogram of its colours, of 2 to 16 levels of R, G and B"},
     )
+    power_normalization: float = field(
+        default=1.0, metadata={"help": "raise the image states' numbers to this power, from above 0 to 1"}
+    )
     freeze_vision: bool = field(
         default=True, metadata={"help": "whether the vision encoder stays as it is, or is trained too"}
     )

@@ -39,6 +39,8 @@ class VqaFusionConfig(PreTrainedConfig):
         image_mean, image_std (`list[float]`, *optional*): what the image processor normalises red, green and blue by;
             needed with `color_levels`. `vqafusion.data_prep.image_features.normalization` finds out, since not every
             processor does what its settings say.
+        power_normalization (`float`): each number of the image states is raised to this power, its sign kept, before
+            they are projected; below 1 (and above 0) for encoders whose states are sparse, as those of convolutions.
         freeze_vision (`bool`): no gradient for the vision encoder, and eval mode even while training. When this or one
             of the next two is changed in a model that is there, its `freeze()` carries it out.
         freeze_text (`bool`): the same for the text encoder.
@@ -81,6 +83,7 @@ class VqaFusionConfig(PreTrainedConfig):
     color_levels: int | None = None
     image_mean: list | tuple | None = None
     image_std: list | tuple | None = None
+    power_normalization: int | float = 1.0
     freeze_vision: bool = True
     freeze_text: bool = False
     frozen_text_layers: int = 0
@@ -105,6 +108,8 @@ class VqaFusionConfig(PreTrainedConfig):
             raise ValueError(f"color_levels ({levels}) must be from 2 to 16, with image_mean and image_std")
         if self.answer_loss not in ("bce", "ce"):
             raise ValueError(f"answer_loss must be 'bce' or 'ce', not {self.answer_loss!r}")
+        if not 0 < self.power_normalization <= 1:
+            raise ValueError(f"power_normalization must be above 0, and at most 1, not {self.power_normalization}")
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout must be from 0 to 1, not {self.dropout}")
         for name in ("alignment_weight", "initializer_range", "layer_norm_eps"):

@@ -8,9 +8,22 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def project(width, config):
-    """An encoder's states, `width` numbers each, to the fusion's width."""
-    return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
+class Projection(nn.Sequential):
+    """
+    States of `width` numbers to the fusion's width. Each number is first raised to `power`, its sign kept, so that few
+    large ones do not drown the others (power normalization; Perronnin et al., ECCV 2010); of histograms, the root gives
+    small shares their due, as Hellinger's distance does.
+    """
+
+    def __init__(self, width, config, power=1):
+        super().__init__(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, config.hidden_size))
+        self.power = power
+
+    def forward(self, states):
+        if self.power != 1:
+            signs = torch.where(states < 0, -1, 1)
+            states = signs * (states.abs() + 1e-6) ** self.power  # of 0 itself the gradient would be infinite
+        return super().forward(states)
 
 
 def color_histograms(pixel_values, patches, config):

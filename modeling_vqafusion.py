@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vqafusion import VqaFusionConfig, hidden_width
-from .layers_vqafusion import Alignment, Dropout, FusionLayer, ShownAnswers, average_grid, color_histograms, project
+from .layers_vqafusion import Alignment, Dropout, FusionLayer, Projection, ShownAnswers, average_grid, color_histograms
 
 
 @dataclass
@@ -91,10 +91,10 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         super().__init__(config)
         self.vision_model = AutoModel.from_config(config.vision_config)
         self.text_model = AutoModel.from_config(config.text_config)
-        self.image_projection = project(hidden_width(config.vision_config), config)
+        self.image_projection = Projection(hidden_width(config.vision_config), config, config.power_normalization)
         colors = config.color_levels and not config.blind
-        self.color_projection = project(config.color_levels**3, config) if colors else None
-        self.question_projection = project(hidden_width(config.text_config), config)
+        self.color_projection = Projection(config.color_levels**3, config, power=0.5) if colors else None
+        self.question_projection = Projection(hidden_width(config.text_config), config)
         self.alignment = Alignment(config) if config.alignment_weight and not config.blind else None
         self.fusion_layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_fusion_layers))
         self.question_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -248,8 +248,7 @@ class VqaFusionModel(VqaFusionPreTrainedModel):
         if self.color_projection is None:
             return self.image_projection(states), image_index
         states, colors = states.tensor_split([-(self.config.color_levels**3)], dim=-1)
-        # The root gives small shares of a patch their due, as Hellinger's distance does between histograms.
-        return self.image_projection(states) + self.color_projection((colors + 1e-6).sqrt()), image_index
+        return self.image_projection(states) + self.color_projection(colors), image_index
 
 
 class VqaFusionForVisualQuestionAnswering(VqaFusionPreTrainedModel):

@@ -23,7 +23,7 @@ TINY = {
         "max_position_embeddings": 32,
     },
     "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_answers": 10,
-    "color_levels": 2, "alignment_weight": 0.3,
+    "color_levels": 2, "alignment_weight": 0.3, "power_normalization": 0.5,
     "train_split": SPLIT, "eval_split": SPLIT, "dataset": "vqa_v2", "learning_rate": 1e-3,
     "per_device_train_batch_size": 4, "num_train_epochs": 2, "questions_per_image": 2, "disable_tqdm": True,
 }  # fmt: skip

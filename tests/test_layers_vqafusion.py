@@ -8,7 +8,7 @@ import torch
 from toy_model import COLORS, batch, tiny_config
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
-from vqafusion.layers_vqafusion import Dropout, average_grid
+from vqafusion.layers_vqafusion import Dropout, Projection, average_grid
 
 
 def aligned(weight=0.5):
@@ -33,6 +33,24 @@ def test_each_patch_has_a_histogram_of_its_colors():
     assert (grid[:2, :2, red] == 1).all() and (grid[:2, 2:, blue] == 1).all() and (grid[2:, :2, black] == 1).all()
     assert torch.allclose(grid[2:, 2:, grey], torch.full((2, 2, 8), 1 / 8))
     assert histograms[0, [black, red, blue]].tolist() == [0.25] * 3  # the CLS token's are of the whole image
+
+
+@pytest.mark.parametrize("power", [1, 0.5, 0.25])
+def test_a_projection_raises_to_its_power_and_keeps_signs(power):
+    projection = Projection(4, tiny_config(), power)
+    norm, linear = projection
+    states = torch.tensor([[4.0, -9.0, 0.0, 1.0]], requires_grad=True)
+    expected = linear(norm(torch.tensor([[4.0**power, -(9.0**power), 0.0, 1.0]])))
+    seen = projection(states)
+    torch.testing.assert_close(seen, expected, atol=0.05 if power < 1 else 0, rtol=0)  # 0 becomes a little more
+    seen.sum().backward()
+    assert states.grad.isfinite().all() and states.grad.abs().sum() > 0
+
+
+def test_the_image_and_its_colors_are_projected_by_powers():
+    model = VqaFusionForVisualQuestionAnswering(tiny_config(power_normalization=0.25, **COLORS)).eval().vqafusion
+    powers = [each.power for each in (model.image_projection, model.color_projection, model.question_projection)]
+    assert powers == [0.25, 0.5, 1]
 
 
 def test_averaging_keeps_the_cls_token():
