@@ -60,8 +60,8 @@ def test_a_checkpoint_that_lacks_something_is_refused(whole, name):
 @pytest.mark.parametrize("cut", [True, False])
 def test_a_damaged_checkpoint_is_refused(whole, name, cut):
     data = (whole / name).read_bytes()
-    middle = len(data) // 2
-    (whole / name).write_bytes(data[:middle] + (b"" if cut else b"}}}}" + data[middle + 4 :]))
+    at = len(data) // 2 if cut or name != "config.json" else 0  # in the middle of a JSON may be a text, where all goes
+    (whole / name).write_bytes(data[:at] + (b"" if cut else b"}}}}" + data[at + 4 :]))
     with pytest.raises(ValueError, match=f"{name} is damaged .*: remove .*, to go on from the one before"):
         check_checkpoint(whole)
 
