@@ -76,8 +76,8 @@ def main(argv=None):
         [str(RECIPE), *own, "--output_dir=unused"], __doc__, DataArguments, ModelArguments, VqaTrainingArguments
     )
     rows = load_split("vqa_v2", args.split, args.data_dir)
-    images = list(dict.fromkeys(rows["image_id"][:]))[: args.images]
-    rows = rows.select([i for i, image_id in enumerate(rows["image_id"][:]) if image_id in set(images)])
+    images = set(list(dict.fromkeys(rows["image_id"][:]))[: args.images])
+    rows = rows.select([i for i, image_id in enumerate(rows["image_id"][:]) if image_id in images])
     processor, model = build(data, model_arguments, rows)
     core = model.vqafusion
 

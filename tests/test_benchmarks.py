@@ -6,7 +6,7 @@ import sys
 import forks
 from commands import ROOT
 from toy_data import SPLIT, write_vqa_v2
-from toy_model import QUESTIONS, tiny_config
+from toy_model import QUESTIONS, RESNET, tiny_config
 from transformers import CLIPImageProcessorPil, DistilBertModel, ResNetConfig, ResNetModel
 
 from vqafusion.data_prep.encode import train_tokenizer
@@ -29,9 +29,7 @@ def test_encoding(tmp_path):
 def test_image_states(tmp_path):
     config = tiny_config()
     config.text_config.n_layers = 3  # the recipe freezes three
-    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])).save_pretrained(
-        tmp_path / "vision"
-    )
+    ResNetModel(ResNetConfig(**RESNET)).save_pretrained(tmp_path / "vision")
     CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path / "vision")
     DistilBertModel(config.text_config).save_pretrained(tmp_path / "text")
     train_tokenizer(QUESTIONS).save_pretrained(tmp_path / "text")

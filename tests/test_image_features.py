@@ -15,7 +15,7 @@ import torch
 from commands import ROOT
 from datasets import Dataset
 from toy_data import SPLIT, draw, write_vqa_v2
-from toy_model import tiny_config
+from toy_model import RESNET, tiny_config
 from transformers import ResNetConfig
 
 from vqafusion import VqaFusionForVisualQuestionAnswering
@@ -64,7 +64,7 @@ def test_states_give_the_logits_of_pixels(rows, model, processor, tmp_path, smal
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_encoder_in_half_precision_is_asked_in_it(rows, processor, tmp_path, dtype):
-    grid = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")  # has batch norms
+    grid = ResNetConfig(**RESNET)
     model = VqaFusionForVisualQuestionAnswering(tiny_config(vision_config=grid)).to(dtype).eval()
     states = cache(rows, model, processor, tmp_path / "cache")
     assert len(states) == 5 and np.isfinite(states[rows[0]["image_id"]]).all()

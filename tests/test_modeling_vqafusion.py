@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import HUB_FILES, ROOT
 from toy_data import draw
-from toy_model import COLORS, batch, tiny_config
+from toy_model import COLORS, RESNET, batch, tiny_config
 from transformers import (
     AutoModel,
     CLIPConfig,
@@ -157,7 +157,7 @@ def test_pictures_that_are_not_square_are_refused(model):
 
 
 def test_grid_encoders_and_pooling():
-    grid = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")
+    grid = ResNetConfig(**RESNET)
     for size, patches in ((None, 64), (4, 16)):
         model = VqaFusionForVisualQuestionAnswering(tiny_config(vision_config=grid, image_pool_size=size)).eval()
         output = model(**batch(size=64), output_attentions=True)

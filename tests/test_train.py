@@ -15,6 +15,7 @@ from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from toy_data import SPLIT, draw
+from toy_model import RESNET
 from transformers import AutoTokenizer, CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 
 from vqafusion import train
@@ -236,7 +237,7 @@ def test_a_size_that_is_not_made_is_refused():
 
 
 def test_a_new_model_gets_images_of_the_size_that_is_asked_for():
-    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    resnet = {"model_type": "resnet", **RESNET}
     arguments = ModelArguments(
         vision_config=resnet, text_config=TINY["text_config"], hidden_size=32, num_attention_heads=2, image_size=96
     )
@@ -244,7 +245,7 @@ def test_a_new_model_gets_images_of_the_size_that_is_asked_for():
     processor, model = train.build(DataArguments(dataset="vqa_v2", num_answers=1), arguments, rows)
     pixels = processor(images=Image.new("RGB", (50, 70)), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 96, 96)
-    assert model.vqafusion.encode_image(pixels).shape == (1, 12**2, 16)
+    assert model.vqafusion.encode_image(pixels).shape == (1, 12**2, 24)
 
 
 def test_train_names_bad_input(trained, tmp_path, capsys):

@@ -7,6 +7,7 @@ from vqafusion import VqaFusionConfig
 
 ANSWERS = ["yes", "no", "red", "blue", "circle", "2"]
 QUESTIONS = ["what color is the circle?", "is there a red shape in the image?", "how many shapes are there?"]
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 24], "depths": [1, 1], "layer_type": "basic"}  # has batch norms
 COLORS = {"color_levels": 4, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}  # of a model's configuration
 
 
